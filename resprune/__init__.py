@@ -1,0 +1,56 @@
+"""Post-hoc pruning and analysis of trained ResNets.
+
+The names below are imported on first use, so that ``import resprune`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    __version__: str
+    from resprune.errors import ResPruneError as ResPruneError
+    from resprune.pipeline import Pruned as Pruned
+    from resprune.pipeline import analyze as analyze
+    from resprune.pipeline import evaluate as evaluate
+    from resprune.pipeline import load as load
+    from resprune.pipeline import prune as prune
+    from resprune.pipeline import save as save
+    from resprune.pipeline import select as select
+    from resprune.records import Analysis as Analysis
+
+_WHERE = {
+    "ResPruneError": "resprune.errors",
+    "Analysis": "resprune.records",
+    "Pruned": "resprune.pipeline",
+    "analyze": "resprune.pipeline",
+    "evaluate": "resprune.pipeline",
+    "load": "resprune.pipeline",
+    "prune": "resprune.pipeline",
+    "save": "resprune.pipeline",
+    "select": "resprune.pipeline",
+}
+
+__all__ = [
+    "Analysis",
+    "Pruned",
+    "ResPruneError",
+    "__version__",
+    "analyze",
+    "evaluate",
+    "load",
+    "prune",
+    "save",
+    "select",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("resprune")
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'resprune' has no attribute {name!r}")

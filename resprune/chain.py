@@ -1,0 +1,329 @@
+"""`ResidualChain`: one view of every residual network, ``stem, blocks[0..N-1], tail, head``.
+
+Everything below this file sees chains only and knows no family. In the paper's terms (equation 1):
+``x_0 = stem(x)``, ``x_{k+1} = blocks[k](x_k)``, ``yhat = head(tail(x_N))``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from resprune import families
+from resprune.checkpoint import Checkpoint
+from resprune.errors import ArchitectureError
+from resprune.families import Part
+from resprune.records import Architecture, NetworkSummary, Origin, Preprocessing
+
+SELF_CHECK_TOLERANCE = 1e-4
+"""Largest deviation of a block from activation(skip + branch), relative to its largest output."""
+_SELF_CHECK_SIZE = 64
+
+
+class ExitStatistics(NamedTuple):
+    """Batch-norm statistics of every exit at one norm: (exits, channels) each; row k is exit k's."""
+
+    mean: Tensor
+    var: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Residual block k, with the bare skip steps that lead to it from block k-1.
+
+    A bare step before the block belongs to both its paths, S(lead(x)) and F(lead(x)), so that a chain
+    with blocks removed from its middle is a chain again.
+    """
+
+    index: int
+    part: Part
+    lead: tuple[nn.Module, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """Name of the block in the native network."""
+        return self.part.path
+
+    @property
+    def stage(self) -> int:
+        """Zero-based stage."""
+        return self.part.stage
+
+    @property
+    def branch(self) -> nn.Sequential:
+        """The residual branch F."""
+        assert self.part.branch is not None
+        return self.part.branch
+
+    @cached_property
+    def steps(self) -> tuple[nn.Module, ...]:
+        """What an exit passes in the block's place: the non-trivial skip steps, none for an identity."""
+        return self.lead if self.part.step_is_trivial else (*self.lead, self.part.step())
+
+    def skip(self, x: Tensor) -> Tensor:
+        """Apply the skip step alone; returns x itself where the step is trivial."""
+        for step in self.steps:
+            x = step(x)
+        return x
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply the whole native block."""
+        for step in self.lead:
+            x = step(x)
+        return self.part.module(x)
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualChain:
+    """A residual network in eval mode; blocks, stem, tail and head share the native network's layers.
+
+    Attributes:
+        network: The native network; its `state_dict` has the family's own names.
+        architecture: Builds the same network again.
+        preprocessing: Of its input images.
+        origin: Where the weights came from.
+        parts: All native blocks in order, bare skip steps included.
+        stem, head: As in the paper; the head gives logits.
+        blocks: Those with a residual branch, k = 0..N-1.
+        tail: Bare skip steps after the last block; with the head they make the head of a SubResNet.
+        exit_statistics: For networks trained with the stage cost: path of a norm on the exits' way ->
+            statistics of the exits that pass it. Empty: the exits use the network's own.
+    """
+
+    network: nn.Module
+    architecture: Architecture
+    preprocessing: Preprocessing
+    origin: Origin
+    parts: tuple[Part, ...]
+    stem: nn.Sequential
+    blocks: tuple[Block, ...]
+    tail: tuple[nn.Module, ...]
+    head: nn.Sequential
+    exit_statistics: Mapping[str, ExitStatistics] = field(default_factory=dict)
+
+    @property
+    def depth(self) -> int:
+        """N, the number of blocks with a residual branch."""
+        return len(self.blocks)
+
+    @property
+    def classes(self) -> int:
+        """Number of logits."""
+        last = [layer for layer in self.head.modules() if isinstance(layer, nn.Linear)][-1]
+        return last.out_features
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.network.parameters()).device
+
+    def resume(self, k: int, x: Tensor) -> Tensor:
+        """Run the network from state ``x_k`` on: blocks k..N-1, tail, head; returns logits (n, classes)."""
+        for block in self.blocks[k:]:
+            x = block(x)
+        for step in self.tail:
+            x = step(x)
+        return self.head(x)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the logits (n, classes) of images (n, c, h, w)."""
+        return self.resume(0, self.stem(images))
+
+    def named_norms(self) -> dict[nn.Module, str]:
+        """Return every batch norm's path in the native network."""
+        return {
+            layer: path for path, layer in self.network.named_modules() if isinstance(layer, nn.BatchNorm2d)
+        }
+
+    @cached_property
+    def costs(self) -> tuple[tuple[int, int], ...]:
+        """(multiply-accumulates for one image, parameters) of every whole block."""
+        return _block_costs(self.architecture, self.preprocessing)[1]
+
+    @cached_property
+    def summary(self) -> NetworkSummary:
+        """Identity and size, for reports."""
+        return summarise(self.architecture, self.preprocessing, self.origin)
+
+
+def open_chain(checkpoint: Checkpoint, preprocessing: Preprocessing | None = None) -> ResidualChain:
+    """Turn a checkpoint into the chain of its network, checked block by block.
+
+    Args:
+        checkpoint: As `resprune.checkpoint.read` returns it; its tensors are taken over, not copied.
+        preprocessing: Overrides what the checkpoint or its family says.
+
+    Raises:
+        ArchitectureError: where the weights are of no known family, do not fit the architecture exactly,
+            or a block is not activation(skip + branch).
+    """
+    architecture, origin = identify(checkpoint)
+    network = families.build(architecture)
+    try:
+        network.load_state_dict(checkpoint.weights, strict=True, assign=True)
+    except RuntimeError as error:
+        raise ArchitectureError(
+            f"the weights do not fit {architecture.name} ({_first_mismatch(error)})",
+            where=origin.path,
+            hint="resprune inspect shows what was recognised",
+        ) from error
+    network.requires_grad_(False)
+    chain = assemble(
+        network,
+        architecture,
+        preprocessing or recipe(checkpoint, architecture),
+        origin,
+        {path: ExitStatistics(*pair) for path, pair in checkpoint.exit_statistics.items()},
+    )
+    _check_exit_statistics(chain)
+    check_split(chain)
+    return chain
+
+
+def identify(checkpoint: Checkpoint) -> tuple[Architecture, Origin]:
+    """Return what the checkpoint's metadata says of its architecture, else what names and shapes tell.
+
+    Raises:
+        ArchitectureError: where neither does.
+    """
+    architecture = checkpoint.architecture
+    if architecture is not None:
+        return architecture, checkpoint.origin
+    architecture = families.recognise(checkpoint.weights)
+    if architecture is None:
+        sample = ", ".join(list(checkpoint.weights)[:3])
+        known = ", ".join(family.name for family in families.FAMILIES)
+        raise ArchitectureError(
+            f"no residual network that resprune knows: {len(checkpoint.weights)} tensors, first {sample}",
+            where=checkpoint.origin.path,
+            hint=f"the families read so far are {known}",
+        )
+    assumed = families.family_of(architecture).assumptions(architecture)
+    notes = (*checkpoint.origin.notes, *(f"assumed: {text}" for text in assumed))
+    return architecture, replace(checkpoint.origin, notes=notes)
+
+
+def recipe(checkpoint: Checkpoint, architecture: Architecture) -> Preprocessing:
+    """Return the checkpoint's preprocessing, else its family's known one."""
+    return checkpoint.preprocessing or families.family_of(architecture).preprocessing(architecture)
+
+
+def assemble(
+    network: nn.Module,
+    architecture: Architecture,
+    preprocessing: Preprocessing,
+    origin: Origin,
+    exit_statistics: Mapping[str, ExitStatistics] | None = None,
+) -> ResidualChain:
+    """View a native network as a chain; nothing is copied. See `ResidualChain` for the arguments."""
+    parts = families.family_of(architecture).split(network, architecture)
+    blocks: list[Block] = []
+    waiting: list[nn.Module] = []
+    for part in parts.blocks:
+        if part.branch is None:
+            waiting.append(part.module)
+        else:
+            blocks.append(Block(len(blocks), part, tuple(waiting)))
+            waiting.clear()
+    return ResidualChain(
+        network=network,
+        architecture=architecture,
+        preprocessing=preprocessing,
+        origin=origin,
+        parts=parts.blocks,
+        stem=parts.stem,
+        blocks=tuple(blocks),
+        tail=tuple(waiting),
+        head=parts.head,
+        exit_statistics=dict(exit_statistics or {}),
+    )
+
+
+def summarise(architecture: Architecture, preprocessing: Preprocessing, origin: Origin) -> NetworkSummary:
+    """Return a network's identity and size from its architecture alone; no weights are needed."""
+    network = families.build(architecture)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    macs, _ = _block_costs(architecture, preprocessing)
+    return NetworkSummary(origin, architecture, architecture.blocks, parameters, macs)
+
+
+def seeded_images(preprocessing: Preprocessing, count: int, seed: int, size: int | None = None) -> Tensor:
+    """Return standard normal images (count, c, h, w), the stand-in where no data was given."""
+    height = preprocessing.height if size is None else min(size, preprocessing.height)
+    width = preprocessing.width if size is None else min(size, preprocessing.width)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, preprocessing.channels, height, width, generator=generator)
+
+
+@torch.inference_mode()
+def check_split(chain: ResidualChain) -> None:
+    """Check on seeded inputs that every block is activation(skip + branch) and trivial steps are trivial.
+
+    Raises:
+        ArchitectureError: naming the first block for which it does not hold.
+    """
+    x = chain.stem(seeded_images(chain.preprocessing, 1, seed=0, size=_SELF_CHECK_SIZE))
+    for block in chain.blocks:
+        for step in block.lead:
+            x = step(x)
+        part = block.part
+        out = part.module(x)
+        apart = part.activation(part.skip(x) + block.branch(x))
+        bound = SELF_CHECK_TOLERANCE * out.abs().max()
+        if not bool((out - apart).abs().max() <= bound):
+            raise ArchitectureError(
+                "the block is not activation(skip + branch)",
+                where=f"{chain.origin.path}, {part.path}",
+                hint="its weights may be damaged, or it belongs to another family",
+            )
+        if part.step_is_trivial and not torch.equal(part.activation(x.clone()), x):
+            raise ArchitectureError(
+                "the block's input is not what its activation leaves unchanged",
+                where=f"{chain.origin.path}, {part.path}",
+            )
+        x = out
+
+
+def _block_costs(
+    architecture: Architecture, preprocessing: Preprocessing
+) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """Return the network's multiply-accumulates and (macs, parameters) of every block, on meta tensors."""
+    network = families.build(architecture)
+    chain = assemble(network, architecture, preprocessing, Origin("", "", ""))
+    image = torch.empty(1, preprocessing.channels, preprocessing.height, preprocessing.width, device="meta")
+    costs = []
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        x = chain.stem(image)
+        for block in chain.blocks:
+            for step in block.lead:
+                x = step(x)
+            before = counter.get_total_flops()
+            x = block.part.module(x)
+            macs = (counter.get_total_flops() - before) // 2
+            costs.append((macs, sum(p.numel() for p in block.part.module.parameters())))
+        chain.resume(chain.depth, x)
+    return counter.get_total_flops() // 2, tuple(costs)
+
+
+def _check_exit_statistics(chain: ResidualChain) -> None:
+    norms = {path: layer for layer, path in chain.named_norms().items()}
+    for path, (mean, var) in chain.exit_statistics.items():
+        norm = norms.get(path)
+        shape = None if norm is None else (mean.shape[0], norm.num_features)  # pyright: ignore[reportAttributeAccessIssue]
+        if mean.shape != shape or var.shape != shape or not 0 < mean.shape[0] <= chain.depth:
+            raise ArchitectureError(
+                f"exit statistics {tuple(mean.shape)} do not fit the norm {path!r}",
+                where=chain.origin.path,
+                hint="write the folder again with resprune",
+            )
+
+
+def _first_mismatch(error: RuntimeError) -> str:
+    lines = str(error).splitlines()
+    return " ".join((lines[1] if len(lines) > 1 else lines[0]).split())[:200]

@@ -1,0 +1,213 @@
+"""The commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resprune.cli import options, shell
+
+app = typer.Typer(
+    name="resprune",
+    help="Prune trained ResNets block by block, see what every block does, and ship a plain model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"resprune {version('resprune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def inspect(
+    checkpoint: options.CheckpointArgument, as_json: options.Json = False, debug: options.Debug = False
+) -> None:
+    """Say what a checkpoint is: format, family, architecture, blocks, size. Needs no data."""
+    with shell.command(debug):
+        from resprune import pipeline
+        from resprune.report import results, tables
+
+        chain = pipeline.load(checkpoint, device="cpu")
+        if as_json:
+            shell.print_json(results.inspect(chain.summary, chain.preprocessing, chain.classes))
+        else:
+            shell.show(tables.inspect(chain.summary, chain.preprocessing))
+
+
+@app.command()
+def analyze(
+    checkpoint: options.CheckpointArgument,
+    data: options.Data = None,
+    split: options.Split = None,
+    tol: Annotated[float, typer.Option(min=0, metavar="T", help="Tolerance of the suggested depth.")] = 1e-3,
+    drops: Annotated[bool, typer.Option(help="Also measure the network without each block in turn.")] = True,
+    samples: options.Samples = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the blocks to a CSV file.", show_default=False)
+    ] = None,
+    as_json: options.Json = False,
+    batch_size: options.BatchSize = None,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    seed: options.Seed = 0,
+    debug: options.Debug = False,
+) -> None:
+    """Measure every exit, residual norm and drop effect of a checkpoint in one pass over the images."""
+    with shell.command(debug, threads=threads):
+        from resprune import pipeline
+        from resprune.export.folder import write_text
+        from resprune.report import results, tables
+
+        analysis = pipeline.analyze(
+            pipeline.load(checkpoint, device=device),
+            data,
+            tol=tol,
+            drops=drops,
+            progress=shell.progress,
+            split=split,
+            samples=samples,
+            seed=seed,
+            batch_size=batch_size,
+        )
+        if csv is not None:
+            write_text(csv, tables.trajectory_csv(analysis))
+        if as_json:
+            shell.print_json(results.analyze(analysis))
+        else:
+            shell.show(tables.analyze(analysis))
+
+
+@app.command()
+def prune(
+    checkpoint: options.CheckpointArgument,
+    tol: options.Tolerance = None,
+    depth: Annotated[
+        int | None, typer.Option(min=0, metavar="M", help="Keep the first M blocks.", show_default=False)
+    ] = None,
+    data: options.Data = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Split that the plan is chosen on [default: validation, else train].",
+            show_default=False,
+        ),
+    ] = None,
+    test_split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Split for the figures before and after [default: test, else validation].",
+            show_default=False,
+        ),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Choose the plan on at most N images, drawn by the seed.")
+    ] = 5000,
+    out: options.Out = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an output folder of resprune's.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    as_json: options.Json = False,
+    batch_size: options.BatchSize = None,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    seed: options.Seed = 0,
+    debug: options.Debug = False,
+) -> None:
+    """Remove the blocks at the end that the output does not need, check the result, and write it."""
+    with shell.command(debug, threads=threads):
+        from resprune import pipeline
+        from resprune.errors import UsageError
+        from resprune.export.folder import refuse_existing
+        from resprune.report import results, tables
+
+        if (tol is None) == (depth is None):
+            raise UsageError("give either a tolerance or a depth", hint="--tol 1e-3, or --depth 9")
+        if out is None and not dry_run:
+            raise UsageError("no output folder given", hint="add --out DIR, or --dry-run to see the plan only")
+        if out is not None and not dry_run:
+            refuse_existing(out, force)
+        chain = pipeline.load(checkpoint, device=device)
+        reading = {"seed": seed, "batch_size": batch_size}
+        if tol is not None:
+            plan, choice = pipeline.choose(
+                chain, data, tol=tol, split=split, samples=samples, progress=shell.progress, **reading
+            )
+        else:
+            plan, choice = pipeline.select(depth=depth, blocks=chain.depth), None
+        result = pipeline.preview(chain, plan)
+        if not as_json:
+            shell.show(tables.plan(plan, chain.summary, result))
+        if choice is not None and choice.split == "test":
+            shell.say("Note: the plan was chosen on the test images; what they say of it is too good.")
+        if dry_run or out is None:
+            if as_json:
+                shell.print_json(results.planned(plan, chain.summary, result, choice))
+            return
+        pruned = pipeline.prune(
+            chain, plan, data, choice=choice, split=test_split, progress=shell.progress, **reading
+        )
+        files = pipeline.save(pruned, out, force=force)
+        if as_json:
+            written = {"output": {"folder": str(out), "files": files}}
+            shell.print_json(results.prune(pruned.outcome) | written)
+        else:
+            shell.show("")
+            shell.show(tables.prune(pruned.outcome))
+            shell.show(f"Written: {out} ({', '.join(files)})")
+
+
+@app.command()
+def evaluate(
+    checkpoint: options.CheckpointArgument,
+    data: options.Data = None,
+    split: options.Split = None,
+    samples: options.Samples = None,
+    as_json: options.Json = False,
+    batch_size: options.BatchSize = None,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    seed: options.Seed = 0,
+    debug: options.Debug = False,
+) -> None:
+    """Measure accuracy (top 1, top 5) and loss of a checkpoint or of an output folder."""
+    with shell.command(debug, threads=threads):
+        from resprune import pipeline
+        from resprune.report import results, tables
+
+        chain = pipeline.load(checkpoint, device=device)
+        evaluation, summary = pipeline.evaluate(
+            chain,
+            data,
+            progress=shell.progress,
+            split=split,
+            samples=samples,
+            seed=seed,
+            batch_size=batch_size,
+        )
+        if as_json:
+            shell.print_json(results.evaluate(chain.summary, summary, evaluation))
+        else:
+            shell.show(tables.evaluate(chain.summary, summary, evaluation))

@@ -1,0 +1,52 @@
+"""The options that commands share, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+CheckpointArgument = Annotated[
+    str, typer.Argument(metavar="CKPT", help="Checkpoint file or folder, or 'demo'.", show_default=False)
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPEC",
+        help="Images: a folder of class folders (with or without train/, val/, test/), a flat folder, or"
+        " Parquet in the Hugging Face layout. The demo brings its own.",
+        show_default=False,
+    ),
+]
+Split = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Split of the data to read.", show_default=False)
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Read N images only, drawn by the seed.", show_default=False),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Images a batch [default: 128 small or 32 large].", show_default=False
+    ),
+]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="CPU threads [default: torch's].", show_default=False)
+]
+Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Of everything drawn.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        metavar="T",
+        help="Remove the blocks at the end whose relative residual norms are all at most T.",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder to write the pruned model to.", show_default=False)
+]

@@ -1,0 +1,51 @@
+"""The errors that a user can cause, and the exit status that each one ends a command with."""
+
+from __future__ import annotations
+
+
+class ResPruneError(Exception):
+    """Something the user can mend: what is wrong, where, and what to do next, in one line.
+
+    ``str(error)`` reads ``where: what; hint``.
+    """
+
+    exit_status = 3
+
+    def __init__(self, what: str, *, where: object = None, hint: str | None = None) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.hint = hint
+        text = what if self.where is None else f"{self.where}: {what}"
+        super().__init__(text if hint is None else f"{text}; {hint}")
+
+
+class UsageError(ResPruneError):
+    """The request contradicts itself or names something that does not exist."""
+
+    exit_status = 2
+
+
+class CheckpointError(ResPruneError):
+    """The file or folder cannot be read as a checkpoint."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """Reading the file would run code that the file names."""
+
+
+class ArchitectureError(ResPruneError):
+    """The weights are no residual network that resprune knows, or do not fit the one they name."""
+
+
+class DataError(ResPruneError):
+    """The images or labels cannot be read, or do not fit the network."""
+
+
+class OutputError(ResPruneError):
+    """The result cannot be written where it was asked for."""
+
+
+class VerificationError(ResPruneError):
+    """A result failed its own check; nothing was written."""
+
+    exit_status = 1

@@ -1,0 +1,147 @@
+"""The output folder: written whole or not at all, read back by `resprune.load`, by plain timm where it can."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from resprune import families
+from resprune.chain import ResidualChain
+from resprune.checkpoint import CONFIG_FILE, EXITS_FILE, WEIGHTS_FILE
+from resprune.errors import OutputError
+
+
+def refuse_existing(folder: Path, force: bool) -> None:
+    """Check, before anything is computed, that a folder may be written.
+
+    Raises:
+        OutputError: where it exists and ``force`` is off, or it is no folder that resprune wrote.
+    """
+    if not folder.exists() and not folder.is_symlink():
+        return
+    ours = folder.is_dir() and ((folder / WEIGHTS_FILE).is_file() or not any(folder.iterdir()))
+    if not ours:
+        raise OutputError(
+            "exists and is no folder of resprune's, so it is not replaced",
+            where=folder,
+            hint="choose another --out",
+        )
+    if not force:
+        raise OutputError("exists already", where=folder, hint="add --force to replace it")
+
+
+@contextmanager
+def whole_or_nothing(folder: Path, force: bool) -> Iterator[Path]:
+    """Yield a hidden folder beside the target that takes its place when the block ends without an error.
+
+    Raises:
+        OutputError: where the target exists, or nothing can be written there.
+    """
+    refuse_existing(folder, force)
+    target = folder.absolute()
+    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    try:
+        try:
+            draft.mkdir(parents=True)
+            yield draft
+            if target.exists():
+                target.rename(old)
+            draft.rename(target)
+        except OSError as error:
+            raise OutputError(f"cannot be written ({error.strerror or error})", where=folder) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_network(chain: ResidualChain, folder: Path, provenance: dict[str, Any] | None = None) -> None:
+    """Write weights, exit statistics and config into an existing folder.
+
+    Args:
+        chain: Its native names become the tensors' names.
+        folder: Where to write.
+        provenance: Further keys of the config's ``resprune`` section.
+    """
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in chain.network.state_dict().items()}
+    _save(tensors, folder / WEIGHTS_FILE)
+    exits = {}
+    for path, statistics in chain.exit_statistics.items():
+        exits[f"{path}.running_mean"] = statistics.mean.contiguous().cpu()
+        exits[f"{path}.running_var"] = statistics.var.contiguous().cpu()
+    if exits:
+        _save(exits, folder / EXITS_FILE)
+    write_json(folder / CONFIG_FILE, _config(chain, provenance or {}))
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata={"format": "pt"})
+    # safetensors writes for the owner alone; a model folder is to be shared like any other.
+    path.chmod(mode)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write one file whole or not at all, replacing what was there.
+
+    Raises:
+        OutputError: where it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        draft.write_text(content, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror or error})", where=path) from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write one JSON object for people and programs."""
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def loads_in_timm(chain: ResidualChain) -> bool:
+    """Whether plain timm can load the folder, ``timm.create_model("local-dir:...", pretrained=True)``."""
+    return families.family_of(chain.architecture).timm_config(chain.architecture) is not None
+
+
+def _config(chain: ResidualChain, provenance: dict[str, Any]) -> dict[str, Any]:
+    """Return the config: timm's keys where timm has such a network, and our own section always."""
+    recipe, architecture = chain.preprocessing, chain.architecture
+    timm = families.family_of(architecture).timm_config(architecture)
+    config: dict[str, Any] = {"architecture": architecture.name, "num_classes": chain.classes}
+    if timm is not None:
+        size = [recipe.channels, recipe.height, recipe.width]
+        config |= timm
+        config["pretrained_cfg"] = {
+            "input_size": size,
+            "fixed_input_size": False,
+            "mean": list(recipe.mean),
+            "std": list(recipe.std),
+            "interpolation": recipe.interpolation,
+            "crop_pct": 1.0 if recipe.resize is None else recipe.height / recipe.resize,
+            "crop_mode": "center",
+            "first_conv": "conv1",
+            "classifier": "fc",
+            "num_classes": chain.classes,
+            "custom_load": False,
+        }
+    config["resprune"] = {
+        "architecture": architecture.to_json(),
+        "preprocessing": recipe.to_json(),
+        **provenance,
+    }
+    return config

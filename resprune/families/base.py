@@ -1,0 +1,154 @@
+"""What an architecture family provides, and the pieces into which it splits a network."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from resprune.families.layers import BareStep
+from resprune.records import Architecture, Preprocessing
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One block of a native network, ``x -> a(S(x) + F(x))``, taken apart without copying anything.
+
+    Attributes:
+        path: Name in the native network, such as ``layer1.0``.
+        stage: Zero-based.
+        module: The native block itself; a `BareStep` where the branch was removed.
+        skip: S, children under their native names; empty for the identity.
+        branch: F; None where it was removed.
+        activation: a; `nn.Identity` in pre-activation networks.
+    """
+
+    path: str
+    stage: int
+    module: nn.Module
+    skip: nn.Sequential
+    branch: nn.Sequential | None
+    activation: nn.Module
+
+    @property
+    def step_is_trivial(self) -> bool:
+        """Whether the skip step passes its input on unchanged.
+
+        ReLU counts as unchanged after an identity: in every family that has it there, the block's input
+        is the output of a ReLU already. SiLU or GELU would not.
+        """
+        return len(self.skip) == 0 and isinstance(self.activation, nn.Identity | nn.ReLU)
+
+    def step(self) -> BareStep:
+        """Return the skip step s = a(S(.)) as a module that shares the native layers.
+
+        The activation is copied so that it never works in place: with an identity skip it would
+        overwrite the block's input.
+        """
+        activation = copy.copy(self.activation)
+        if getattr(activation, "inplace", False):
+            activation.inplace = False  # pyright: ignore[reportArgumentType]
+        layers = OrderedDict(self.skip.named_children())
+        if not isinstance(activation, nn.Identity):
+            layers["relu" if isinstance(activation, nn.ReLU) else "act"] = activation
+        return BareStep(layers)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A native network as stem, blocks and head; all three share the native layers."""
+
+    stem: nn.Sequential
+    blocks: tuple[Part, ...]
+    head: nn.Sequential
+
+
+class Family(Protocol):
+    """One architecture family: recognise its weights, build its networks, split them into parts."""
+
+    name: str
+
+    def recognise(self, weights: Weights) -> Architecture | None:
+        """Return the architecture that names and shapes tell, or None where they are not this family's."""
+        ...
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        """Return a native network with every block whole; weights as the constructor leaves them.
+
+        A stage without letters is built with one block. `resprune.families.build` cuts both down.
+        """
+        ...
+
+    def split(self, network: nn.Module, architecture: Architecture) -> Parts:
+        """Take a native network apart; blocks may have been reduced to `BareStep` before."""
+        ...
+
+    def preprocessing(self, architecture: Architecture) -> Preprocessing:
+        """Return the family's known recipe for its inputs."""
+        ...
+
+    def assumptions(self, architecture: Architecture) -> tuple[str, ...]:
+        """Return what `recognise` had to assume because names and shapes do not tell it."""
+        ...
+
+    def timm_config(self, architecture: Architecture) -> dict[str, Any] | None:
+        """Return ``architecture`` and ``model_args`` for plain timm, or None where it has no such class."""
+        ...
+
+
+def named(**layers: nn.Module) -> nn.Sequential:
+    """Return the layers as a sequence that keeps their native names."""
+    return nn.Sequential(OrderedDict(layers))
+
+
+def chop(
+    network: nn.Module, containers: Sequence[str], part_of: Callable[[str, int, nn.Module], Part]
+) -> tuple[Part, ...]:
+    """Split every block of the `nn.Sequential` stages at ``containers``, bare steps included.
+
+    Args:
+        network: The native network.
+        containers: Path of every stage.
+        part_of: Splits one whole block, given its path, stage and module.
+    """
+    parts = []
+    for stage, container in enumerate(containers):
+        for name, block in network.get_submodule(container).named_children():
+            path = f"{container}.{name}"
+            if isinstance(block, BareStep):
+                parts.append(Part(path, stage, block, block, None, nn.Identity()))
+            else:
+                parts.append(part_of(path, stage, block))
+    return tuple(parts)
+
+
+def block_counts(weights: Weights, block_keys: set[str]) -> list[int] | None:
+    """Return the number of blocks of ``layer1, layer2, ...``, or None where the names are others.
+
+    Args:
+        weights: A state dict.
+        block_keys: Names of children that a block of the family may have.
+    """
+    found: dict[int, set[int]] = {}
+    for key in weights:
+        match = re.match(r"layer(\d+)\.(\d+)\.([^.]+)\.", key)
+        if match is None:
+            continue
+        if match[3] not in block_keys:
+            return None
+        found.setdefault(int(match[1]), set()).add(int(match[2]))
+    counts = [len(found.get(stage + 1, ())) for stage in range(len(found))]
+    whole = all(positions == set(range(len(positions))) for positions in found.values())
+    return counts if counts and all(counts) and whole else None
+
+
+def channels_of(weights: Weights, key: str) -> int:
+    """Return the input channels of the convolution at ``key``, or 0 where it is none."""
+    return weights[key].shape[1] if weights[key].ndim == 4 else 0

@@ -1,0 +1,203 @@
+"""The whole way, step by step; newcomers start here.
+
+chain = load("resnet20.th")                            # file -> Checkpoint -> ResidualChain
+analysis = analyze(chain, "cifar10/")                  # -> exits -> Trajectory
+plan = select(analysis.trajectory, tol=1e-3)           # -> PrunePlan
+pruned = prune(chain, plan, "cifar10/")                # -> SubResNet, verified
+save(pruned, "resnet20-pruned")                        # -> folder
+evaluate(load("resnet20-pruned"), "cifar10/")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resprune import checkpoint, surgery, trajectory
+from resprune.chain import ResidualChain, open_chain, seeded_images, summarise
+from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST, Batches, open_data
+from resprune.errors import UsageError
+from resprune.export import folder as output
+from resprune.records import Analysis, DataSummary, Evaluation, NetworkSummary, PruneOutcome, PrunePlan
+from resprune.report import card, results
+from resprune.selection import select, tail_rule
+from resprune.verify import verify
+
+DEFAULT_TOLERANCE = 1e-3
+SEEDED_IMAGES = 16
+"""How many seeded inputs verify a plan where there is no data."""
+
+Progress = Callable[[str, int], AbstractContextManager[trajectory.OnBatch]]
+"""Opened with a description and the number of images; its value is told of every batch done."""
+Data = str | Path | Batches
+"""A data spec, or batches that were opened before."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `prune` made: the new chain, and the record of what was done."""
+
+    chain: ResidualChain
+    outcome: PruneOutcome
+
+
+def _silent(description: str, images: int) -> AbstractContextManager[trajectory.OnBatch]:
+    return nullcontext(lambda done: None)
+
+
+def load(source: str | Path, *, device: str = "auto") -> ResidualChain:
+    """Read a checkpoint file, a folder, or ``demo``, and view it as a chain.
+
+    Args:
+        source: See `resprune.checkpoint.read`, also for what is raised.
+        device: ``cpu``, ``cuda``, ...; ``auto`` takes CUDA where there is one.
+    """
+    chain = open_chain(checkpoint.read(source))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chain.network.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device {device!r} cannot be used ({reason})", hint="use --device cpu") from error
+    return chain
+
+
+def batches_for(chain: ResidualChain, data: Data | None, **options: Any) -> Batches:
+    """Open a data spec with the chain's own preprocessing; see `resprune.data.open_data` for the options."""
+    if isinstance(data, Batches):
+        return data
+    if data is None:
+        if chain.origin.path != checkpoint.DEMO:
+            raise UsageError("no data given", hint="name images with --data")
+        data = checkpoint.DEMO
+    return open_data(data, chain.preprocessing, chain.classes, **options)
+
+
+def analyze(
+    chain: ResidualChain,
+    data: Data | None = None,
+    *,
+    tol: float = DEFAULT_TOLERANCE,
+    drops: bool = True,
+    progress: Progress = _silent,
+    **options: Any,
+) -> Analysis:
+    """Measure all exits, residuals and drop effects.
+
+    Args:
+        chain: The network.
+        data: Labelled or unlabelled images; needed unless the chain is the demo.
+        tol: Tolerance of the suggested depth.
+        drops: Also measure the effect of dropping each block alone.
+        progress: Shown the images done.
+        options: Of `resprune.data.open_data`: split, samples, seed, batch_size.
+    """
+    options.setdefault("order", VALIDATION_FIRST)
+    batches = batches_for(chain, data, **options)
+    with progress("analyze", batches.summary.samples) as on_batch:
+        measured = trajectory.measure(chain, batches, drops=drops, on_batch=on_batch)
+    suggested = tail_rule(measured.residual_norms_relative, tol)
+    return Analysis(chain.summary, batches.summary, measured, tol, suggested)
+
+
+def choose(
+    chain: ResidualChain, data: Data | None = None, *, tol: float, progress: Progress = _silent, **options: Any
+) -> tuple[PrunePlan, DataSummary]:
+    """Return the tail rule's plan for a tolerance, and the images it was chosen on.
+
+    The validation split is read where there is one, else the training split: the test images are for the
+    figures, not for choices.
+    """
+    options.setdefault("order", CHOICE_FIRST)
+    analysis = analyze(chain, data, tol=tol, drops=False, progress=progress, **options)
+    return select(analysis.trajectory, tol=tol), analysis.data
+
+
+def preview(chain: ResidualChain, plan: PrunePlan) -> NetworkSummary:
+    """Return what a plan's result would be, without its weights."""
+    architecture = surgery.reduced_architecture(chain, plan)
+    return summarise(architecture, chain.preprocessing, chain.origin)
+
+
+def prune(
+    chain: ResidualChain,
+    plan: PrunePlan,
+    data: Data | None = None,
+    *,
+    choice: DataSummary | None = None,
+    progress: Progress = _silent,
+    **options: Any,
+) -> Pruned:
+    """Carry a plan out and verify it, on the data or else on seeded inputs; the chain is left as it is.
+
+    Args:
+        chain: The network.
+        plan: From `select`.
+        data: Images for the verification and the figures before and after.
+        choice: The images that the plan was chosen on, for the report.
+        progress: Shown the images done.
+        options: Of `resprune.data.open_data`: split, samples, seed, batch_size.
+
+    Raises:
+        VerificationError: where the result is not what the plan says.
+    """
+    pruned = surgery.remove_blocks(chain, plan)
+    if data is None and chain.origin.path != checkpoint.DEMO:
+        images = seeded_images(chain.preprocessing, SEEDED_IMAGES, options.get("seed", 0))
+        figures, summary = verify(chain, pruned, plan, [(images, None)]), None
+    else:
+        options.setdefault("order", TEST_FIRST)
+        batches = batches_for(chain, data, **options)
+        summary = batches.summary
+        with progress("verify", summary.samples) as on_batch:
+            figures = verify(chain, pruned, plan, batches, on_batch=on_batch)
+    before, after, verified = figures
+    outcome = PruneOutcome(
+        origin=chain.summary,
+        result=pruned.summary,
+        plan=plan,
+        before=before,
+        after=after,
+        verified=verified,
+        data=summary,
+        choice=choice,
+        preprocessing=chain.preprocessing,
+        classes=chain.classes,
+        loads_in_timm=output.loads_in_timm(pruned),
+    )
+    return Pruned(pruned, outcome)
+
+
+def save(pruned: Pruned, folder: str | Path, *, force: bool = False) -> list[str]:
+    """Write the output folder, whole or not at all; returns the names of its files.
+
+    Args:
+        pruned: From `prune`.
+        folder: Must not exist, unless ``force`` is on and it is one of resprune's.
+        force: Replace it.
+    """
+    outcome = pruned.outcome
+    with output.whole_or_nothing(Path(folder), force) as draft:
+        output.write_network(pruned.chain, draft, results.provenance(outcome))
+        output.write_json(draft / "report.json", results.portable(results.prune(outcome)))
+        (draft / "README.md").write_text(card.model_card(outcome, Path(folder).name), encoding="utf-8")
+        return sorted(entry.name for entry in draft.iterdir())
+
+
+def evaluate(
+    chain: ResidualChain, data: Data | None = None, *, progress: Progress = _silent, **options: Any
+) -> tuple[Evaluation, DataSummary]:
+    """Return accuracy and loss of the network itself, and the images they were measured on."""
+    options.setdefault("order", TEST_FIRST)
+    batches = batches_for(chain, data, **options)
+    with progress("evaluate", batches.summary.samples) as on_batch:
+        return trajectory.evaluate(chain, batches, on_batch=on_batch), batches.summary
+
+
+__all__ = ["Analysis", "Pruned", "analyze", "evaluate", "load", "prune", "save", "select"]

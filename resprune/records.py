@@ -1,0 +1,299 @@
+"""Frozen records that travel between the parts; plain Python, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+WHOLE = "b"
+"""Letter of a block with its residual branch in `Architecture.stages`."""
+BARE = "s"
+"""Letter of a block of which only the skip step is left."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a family needs to build a network of its own, and nothing of its weights.
+
+    Attributes:
+        family: Name of the adapter in `resprune.families`.
+        name: The field's name for it, such as ``resnet50``.
+        stages: One string a stage, one letter a block: `WHOLE` or `BARE`. A removed block whose skip
+            step does nothing leaves no letter, so a stage may be empty.
+        options: The family's own constructor arguments, JSON values only.
+    """
+
+    family: str
+    name: str
+    stages: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks that have a residual branch."""
+        return sum(stage.count(WHOLE) for stage in self.stages)
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether every stage is a plain run of one or more whole blocks."""
+        return all(stage and set(stage) == {WHOLE} for stage in self.stages)
+
+    def letters(self) -> Iterator[tuple[int, int, str]]:
+        """Yield ``(stage, position, letter)`` for every block, in the network's order."""
+        for stage, letters in enumerate(self.stages):
+            for position, letter in enumerate(letters):
+                yield stage, position, letter
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` reads back."""
+        return {
+            "family": self.family,
+            "name": self.name,
+            "stages": list(self.stages),
+            "options": dict(self.options),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Architecture:
+        """Read what `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: when the object has another form.
+        """
+        stages = data["stages"]
+        if not isinstance(stages, list) or not all(
+            isinstance(stage, str) and set(stage) <= {WHOLE, BARE} for stage in stages
+        ):
+            raise ValueError(f"stages is no list of strings of {WHOLE!r} and {BARE!r}: {stages!r}")
+        return cls(str(data["family"]), str(data["name"]), tuple(stages), dict(data["options"]))
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image file becomes the network's input.
+
+    Attributes:
+        channels, height, width: Size of the network's input; pixels.
+        resize: Length that the shorter side is scaled to before the centre crop, in pixels, or None
+            where images must have the input's size already.
+        mean, std: Per channel, in units of the [0, 1] pixel range.
+        interpolation: Pillow's name of the filter used by `resize`.
+        source: Where these figures come from, for the user to judge.
+    """
+
+    channels: int
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: int | None = None
+    interpolation: str = "bilinear"
+    source: str = "assumed"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` reads back."""
+        return {
+            "channels": self.channels,
+            "height": self.height,
+            "width": self.width,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "resize": self.resize,
+            "interpolation": self.interpolation,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], source: str) -> Preprocessing:
+        """Read what `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: when the object has another form.
+        """
+        return cls(
+            channels=int(data["channels"]),
+            height=int(data["height"]),
+            width=int(data["width"]),
+            mean=tuple(float(value) for value in data["mean"]),
+            std=tuple(float(value) for value in data["std"]),
+            resize=None if data["resize"] is None else int(data["resize"]),
+            interpolation=str(data["interpolation"]),
+            source=source,
+        )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a network came from.
+
+    Attributes:
+        path: As the user named it.
+        sha256: Of the weights file, hexadecimal.
+        format: Such as ``torch zip`` or ``safetensors``.
+        notes: What was unwrapped, stripped, dropped or assumed on the way, for the user to read.
+    """
+
+    path: str
+    sha256: str
+    format: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NetworkSummary:
+    """The identity of a checkpoint in every report; `macs` are for one image."""
+
+    origin: Origin
+    architecture: Architecture
+    blocks: int
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """Which images a figure was measured on."""
+
+    spec: str
+    split: str | None
+    samples: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Final accuracy (top 1, top 5; fractions of one) and mean cross-entropy in nats; None without labels."""
+
+    accuracy: float | None
+    accuracy_top5: float | None
+    loss: float | None
+    samples: int
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """What one pass over the data says about block k; `exit_*` is exit k, before the block.
+
+    Attributes:
+        index: k.
+        path: The block's name in the native network.
+        stage: Zero-based.
+        exit_accuracy, exit_loss: Of exit k; None without labels.
+        residual_norm: Root mean square over samples of ``||yhat_{k+1} - yhat_k||``; logits' unit.
+        residual_norm_relative: The same over the root mean square of ``||yhat_N||``.
+        parameter_norm: L2 norm of the residual branch's parameters.
+        drop_change_relative: Root mean square change of the final output when block k alone is reduced
+            to its skip step, over the root mean square of ``||yhat_N||``; None when not measured.
+        drop_agreement: Fraction of samples whose top class that leaves as it was; None likewise.
+        macs, parameters: Of the whole block, for one image.
+    """
+
+    index: int
+    path: str
+    stage: int
+    exit_accuracy: float | None
+    exit_loss: float | None
+    residual_norm: float
+    residual_norm_relative: float
+    parameter_norm: float
+    drop_change_relative: float | None
+    drop_agreement: float | None
+    macs: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """All exits of a network over one pass of the data.
+
+    Attributes:
+        final: Accuracy and loss of exit N, the network itself.
+        rows: One for each block, k = 0..N-1.
+        final_norm: Root mean square over samples of the L2 norm of ``yhat_N``; logits' unit.
+    """
+
+    final: Evaluation
+    rows: tuple[BlockRow, ...]
+    final_norm: float
+
+    @property
+    def depth(self) -> int:
+        """N, the number of blocks."""
+        return len(self.rows)
+
+    @property
+    def residual_norms_relative(self) -> tuple[float, ...]:
+        """Relative residual norm of every block."""
+        return tuple(row.residual_norm_relative for row in self.rows)
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """Which blocks are reduced to their skip steps, and why.
+
+    Attributes:
+        rule: The wish in words, such as ``tail, tol 0.001``.
+        removed, kept: Block indices, ascending; together 0..N-1.
+    """
+
+    rule: str
+    removed: tuple[int, ...]
+    kept: tuple[int, ...]
+
+    @property
+    def depth(self) -> int:
+        """M, the number of blocks that stay whole."""
+        return len(self.kept)
+
+    @property
+    def is_tail(self) -> bool:
+        """Whether the plan is a SubResNet-M: blocks 0..M-1 stay, all later ones go."""
+        return self.kept == tuple(range(self.depth))
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Largest absolute difference of two networks' logits, what it was taken against, and the bound."""
+
+    max_abs_difference: float
+    against: str
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What `analyze` found; `suggested_depth` is M(tolerance) of the tail rule."""
+
+    network: NetworkSummary
+    data: DataSummary
+    trajectory: Trajectory
+    tolerance: float
+    suggested_depth: int
+
+
+@dataclass(frozen=True)
+class PruneOutcome:
+    """What `prune` did, and the proof that the result is what the plan says.
+
+    Attributes:
+        origin, result: The networks before and after.
+        plan: Carried out.
+        before, after: On the images of `data`; without data no figures but the number of inputs.
+        verified: The check of the result's logits.
+        data: None where seeded inputs verified the result.
+        choice: The images that the plan was chosen on; None where it needed none.
+        preprocessing: Of both networks.
+        classes: Number of their logits.
+        loads_in_timm: Whether plain timm can load the result.
+    """
+
+    origin: NetworkSummary
+    result: NetworkSummary
+    plan: PrunePlan
+    before: Evaluation
+    after: Evaluation
+    verified: Verification
+    data: DataSummary | None
+    choice: DataSummary | None
+    preprocessing: Preprocessing
+    classes: int
+    loads_in_timm: bool

@@ -1,0 +1,146 @@
+"""Results as JSON objects; their keys are an interface and are only ever added to."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import PurePath
+from typing import Any
+
+from resprune.records import (
+    WHOLE,
+    Analysis,
+    DataSummary,
+    Evaluation,
+    NetworkSummary,
+    Preprocessing,
+    PruneOutcome,
+    PrunePlan,
+)
+
+
+def inspect(network: NetworkSummary, preprocessing: Preprocessing, classes: int) -> dict[str, Any]:
+    """Return what ``resprune inspect --json`` prints."""
+    architecture = network.architecture
+    return _head("inspect", network) | {
+        "format": network.origin.format,
+        "stages": [stage.count(WHOLE) for stage in architecture.stages],
+        "layout": list(architecture.stages),
+        "options": dict(architecture.options),
+        "classes": classes,
+        "preprocessing": preprocessing.to_json() | {"source": preprocessing.source},
+        "notes": list(network.origin.notes),
+    }
+
+
+def analyze(analysis: Analysis) -> dict[str, Any]:
+    """Return what ``resprune analyze --json`` prints."""
+    measured = analysis.trajectory
+    return _head("analyze", analysis.network, analysis.data) | {
+        "final": {
+            "accuracy": measured.final.accuracy,
+            "loss": measured.final.loss,
+            "logits_norm": measured.final_norm,
+        },
+        "blocks": [asdict(row) for row in measured.rows],
+        "tolerance": analysis.tolerance,
+        "suggested_depth": analysis.suggested_depth,
+    }
+
+
+def prune(outcome: PruneOutcome) -> dict[str, Any]:
+    """Return what ``resprune prune --json`` prints, but for ``output``."""
+    report = planned(outcome.plan, outcome.origin, outcome.result, outcome.choice)
+    report |= {"data": None if outcome.data is None else _data(outcome.data)}
+    return report | {
+        "before": _figures(outcome.before) | _size(outcome.origin),
+        "after": _figures(outcome.after) | _size(outcome.result),
+        "verified": asdict(outcome.verified) | {"samples": outcome.after.samples},
+    }
+
+
+def planned(
+    chosen: PrunePlan, origin: NetworkSummary, result: NetworkSummary, choice: DataSummary | None
+) -> dict[str, Any]:
+    """Return what ``resprune prune --dry-run --json`` prints: the plan and the sizes, nothing carried out."""
+    nothing = {"accuracy": None, "loss": None}
+    return _head("prune", origin, choice) | {
+        "choice": None if choice is None else _data(choice),
+        "plan": plan(chosen),
+        "before": nothing | _size(origin),
+        "after": nothing | _size(result),
+        "verified": None,
+        "output": None,
+    }
+
+
+def plan(chosen: PrunePlan) -> dict[str, Any]:
+    """Return a plan as JSON."""
+    return {
+        "rule": chosen.rule,
+        "removed": list(chosen.removed),
+        "kept": list(chosen.kept),
+        "depth": chosen.depth,
+    }
+
+
+def evaluate(network: NetworkSummary, data: DataSummary, evaluation: Evaluation) -> dict[str, Any]:
+    """Return what ``resprune evaluate --json`` prints."""
+    return _head("evaluate", network, data) | {
+        "accuracy": evaluation.accuracy,
+        "accuracy_top5": evaluation.accuracy_top5,
+        "loss": evaluation.loss,
+    }
+
+
+def provenance(outcome: PruneOutcome) -> dict[str, Any]:
+    """Return what a pruned network's config says of its making."""
+    origin = outcome.origin
+    return {
+        "version": version("resprune"),
+        "torch": version("torch"),
+        "origin": {
+            "name": PurePath(origin.origin.path).name,
+            "sha256": origin.origin.sha256,
+            "architecture": origin.architecture.to_json(),
+        },
+        "plan": plan(outcome.plan),
+    }
+
+
+def portable(report: dict[str, Any]) -> dict[str, Any]:
+    """Return a report whose paths are names only: a folder that travels says nothing of this machine."""
+    report = dict(report)
+    for key, name in (("checkpoint", "path"), ("data", "spec"), ("choice", "spec")):
+        if report.get(key):
+            report[key] = report[key] | {name: PurePath(report[key][name]).name}
+    return report
+
+
+def _head(command: str, summary: NetworkSummary, data: DataSummary | None = None) -> dict[str, Any]:
+    head: dict[str, Any] = {
+        "schema": f"resprune/{command}/1",
+        "version": version("resprune"),
+        "checkpoint": {
+            "path": summary.origin.path,
+            "sha256": summary.origin.sha256,
+            "family": summary.architecture.family,
+            "architecture": summary.architecture.name,
+            "blocks": summary.blocks,
+            "parameters": summary.parameters,
+            "macs": summary.macs,
+        },
+    }
+    return head if data is None else head | {"data": _data(data)}
+
+
+def _data(data: DataSummary) -> dict[str, Any]:
+    return {"spec": data.spec, "split": data.split, "samples": data.samples}
+
+
+def _figures(evaluation: Evaluation) -> dict[str, Any]:
+    return {"accuracy": evaluation.accuracy, "loss": evaluation.loss}
+
+
+def _size(summary: NetworkSummary) -> dict[str, Any]:
+    return {"parameters": summary.parameters, "macs": summary.macs}

@@ -1,0 +1,203 @@
+"""Results as tables and sentences on the terminal, 80 columns wide."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict, fields
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from resprune.records import (
+    BARE,
+    Analysis,
+    BlockRow,
+    DataSummary,
+    Evaluation,
+    NetworkSummary,
+    Preprocessing,
+    PruneOutcome,
+    PrunePlan,
+)
+
+_BAR = 10
+
+
+def inspect(network: NetworkSummary, preprocessing: Preprocessing) -> RenderableType:
+    """Return what a checkpoint is."""
+    architecture = network.architecture
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    grid.add_row("checkpoint", network.origin.path)
+    grid.add_row("format", network.origin.format)
+    grid.add_row("family", architecture.family)
+    grid.add_row("architecture", architecture.name)
+    grid.add_row("blocks", f"{network.blocks}  ({', '.join(map(_stage, architecture.stages))})")
+    grid.add_row("options", ", ".join(f"{key} {value}" for key, value in architecture.options.items()))
+    grid.add_row("parameters", f"{network.parameters:,}")
+    grid.add_row("MACs", f"{network.macs:,} an image of {_size(preprocessing)}")
+    grid.add_row("input", f"{_recipe(preprocessing)} [{preprocessing.source}]")
+    for index, note in enumerate(network.origin.notes):
+        grid.add_row("notes" if index == 0 else "", Text(note))
+    grid.add_row("sha256", network.origin.sha256)
+    return grid
+
+
+def analyze(analysis: Analysis) -> RenderableType:
+    """Return the trajectory as a table, one row for each exit, and the suggestion."""
+    rows = analysis.trajectory.rows
+    largest = max((row.residual_norm_relative for row in rows), default=0.0)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    table.add_column("k", justify="right")
+    table.add_column("block", no_wrap=True)
+    table.add_column("exit\nacc %", justify="right")
+    table.add_column("exit\nloss", justify="right")
+    table.add_column("residual\nrelative", justify="right")
+    table.add_column("", no_wrap=True)
+    table.add_column("drop\nchange", justify="right")
+    table.add_column("drop\nagree %", justify="right")
+    table.add_column("branch\nnorm", justify="right")
+    for row in rows:
+        table.add_row(
+            str(row.index),
+            row.path,
+            _percent(row.exit_accuracy),
+            _number(row.exit_loss),
+            f"{row.residual_norm_relative:.1e}",
+            _bar(row.residual_norm_relative, largest),
+            "" if row.drop_change_relative is None else f"{row.drop_change_relative:.1e}",
+            _percent(row.drop_agreement),
+            f"{row.parameter_norm:.2f}",
+            style="dim" if row.index >= analysis.suggested_depth else None,
+        )
+    final = analysis.trajectory.final
+    table.add_row(str(len(rows)), "output", _percent(final.accuracy), _number(final.loss), style="bold")
+    head = f"{analysis.network.architecture.name}, {_data(analysis.data)}"
+    return Group(Text(head), table, Text(), Text(suggestion(analysis)))
+
+
+def suggestion(analysis: Analysis) -> str:
+    """Return the advice in plain words; never that a small residual alone makes a block superfluous."""
+    rows, depth, tol = analysis.trajectory.rows, analysis.suggested_depth, analysis.tolerance
+    if depth < len(rows):
+        exit_accuracy = rows[depth].exit_accuracy
+        kept = "" if exit_accuracy is None else f" at accuracy {100 * exit_accuracy:.2f} %"
+        return (
+            f"Suggestion: keep {depth} of {len(rows)} blocks{kept}: every residual from block {depth} on is"
+            f" at most {tol:g} of the output, so all that follows changes it by at most"
+            f" {(len(rows) - depth) * tol:g}."
+        )
+    text = f"Suggestion: no block at the end can go at tolerance {tol:g}"
+    text += f" (the last residual is {rows[-1].residual_norm_relative:.1e})." if rows else "."
+    cheapest = _least_effect(rows)
+    if cheapest is not None:
+        text += (
+            f" Least effect when dropped alone: block {cheapest.index} ({cheapest.path}), relative change"
+            f" {cheapest.drop_change_relative:.1e}, same top class on {_percent(cheapest.drop_agreement)} %."
+        )
+    return text
+
+
+def plan(chosen: PrunePlan, origin: NetworkSummary, result: NetworkSummary) -> RenderableType:
+    """Return a plan before it is carried out."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    grid.add_row("rule", chosen.rule)
+    grid.add_row("keep", _indices(chosen.kept))
+    grid.add_row("remove", _indices(chosen.removed))
+    grid.add_row("result", f"{result.architecture.name} ({', '.join(map(_stage, result.architecture.stages))})")
+    grid.add_row("parameters", _change(origin.parameters, result.parameters))
+    grid.add_row("MACs", _change(origin.macs, result.macs))
+    return grid
+
+
+def prune(outcome: PruneOutcome) -> RenderableType:
+    """Return the figures before and after, and the check."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    table.add_column("")
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right")
+    before, after = outcome.before, outcome.after
+    table.add_row("blocks", str(outcome.origin.blocks), str(outcome.result.blocks))
+    if before.accuracy is not None:
+        table.add_row("accuracy %", _percent(before.accuracy), _percent(after.accuracy))
+        table.add_row("loss", _number(before.loss), _number(after.loss))
+    table.add_row("parameters", f"{outcome.origin.parameters:,}", f"{outcome.result.parameters:,}")
+    table.add_row("MACs", f"{outcome.origin.macs:,}", f"{outcome.result.macs:,}")
+    where = f"{after.samples} seeded inputs" if outcome.data is None else _data(outcome.data)
+    verified = outcome.verified
+    check = f"Checked: logits equal {verified.against}, largest difference {verified.max_abs_difference:.1e}"
+    return Group(table, Text(), Text(f"{check} ({where})."))
+
+
+def evaluate(network: NetworkSummary, data: DataSummary, evaluation: Evaluation) -> RenderableType:
+    """Return accuracy and loss."""
+    return Text(
+        f"{network.architecture.name}, {_data(data)}: accuracy {_percent(evaluation.accuracy)} %,"
+        f" top 5 {_percent(evaluation.accuracy_top5)} %, loss {_number(evaluation.loss)}"
+    )
+
+
+def trajectory_csv(analysis: Analysis) -> str:
+    """Return the blocks as comma-separated values, one line a block, the JSON keys as header."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, [field.name for field in fields(BlockRow)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in analysis.trajectory.rows)
+    return buffer.getvalue()
+
+
+def _least_effect(rows: tuple[BlockRow, ...]) -> BlockRow | None:
+    measured = [row for row in rows if row.drop_change_relative is not None]
+    return min(measured, key=lambda row: row.drop_change_relative or 0.0, default=None)
+
+
+def _bar(value: float, largest: float) -> str:
+    eighths = round(8 * _BAR * value / largest) if largest > 0 else 0
+    full, rest = divmod(eighths, 8)
+    return "\u2588" * full + (chr(0x2590 - rest) if rest else "")
+
+
+def _stage(letters: str) -> str:
+    bare = letters.count(BARE)
+    whole = len(letters) - bare
+    return str(whole) if not bare else f"{whole} + {bare} skip only"
+
+
+def _indices(indices: tuple[int, ...]) -> str:
+    if not indices:
+        return "none"
+    if len(indices) > 2 and indices == tuple(range(indices[0], indices[-1] + 1)):
+        return f"blocks {indices[0]} to {indices[-1]} ({len(indices)})"
+    return f"blocks {', '.join(map(str, indices))} ({len(indices)})"
+
+
+def _change(before: int, after: int) -> str:
+    share = f", {100 * (1 - after / before):.1f} % less" if before else ""
+    return f"{before:,} -> {after:,}{share}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _data(data: DataSummary) -> str:
+    split = f" ({data.split})" if data.split else ""
+    return f"{data.samples:,} images of {data.spec}{split}"
+
+
+def _size(recipe: Preprocessing) -> str:
+    return f"{recipe.channels} x {recipe.height} x {recipe.width}"
+
+
+def _recipe(recipe: Preprocessing) -> str:
+    scale = "" if recipe.resize is None else f"scaled to {recipe.resize}, cropped to "
+    return f"{scale}{_size(recipe)}, mean {list(recipe.mean)}, std {list(recipe.std)}"

@@ -1,0 +1,175 @@
+"""Chain and batches become a `Trajectory`: every exit, residual and drop effect, in one pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from resprune.chain import ResidualChain
+from resprune.errors import ArchitectureError, DataError
+from resprune.exits import ExitPass, SkipChainExits
+from resprune.records import BlockRow, Evaluation, Trajectory
+
+Batch = tuple[Tensor, Tensor | None]
+"""Images (n, c, h, w) and class indices (n,), or None without labels."""
+OnBatch = Callable[[int], None]
+"""Called with the number of images of every batch that is done."""
+
+
+class Tally:
+    """Sums of one or several networks' losses and hits over batches, in double precision.
+
+    Args:
+        networks: How many logits belong to each image.
+    """
+
+    def __init__(self, networks: int) -> None:
+        self.samples = 0
+        self.labelled = True
+        self._sums = torch.zeros(3, networks, dtype=torch.float64)
+
+    def add(self, logits: Tensor, labels: Tensor | None) -> None:
+        """Add logits (n, networks, classes) and class indices (n,)."""
+        n, networks, classes = logits.shape
+        self.samples += n
+        if labels is None:
+            self.labelled = False
+            return
+        targets = labels[:, None].expand(n, networks)
+        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        own = logits.gather(2, targets[:, :, None])
+        # Rank of the true class, ties broken by the class index as argmax breaks them.
+        ahead = (logits > own) | ((logits == own) & _below(targets, classes))
+        rank = ahead.sum(2)
+        sums = torch.stack([losses.view(n, networks).double(), (rank == 0).double(), (rank < 5).double()])
+        self._sums += sums.sum(1).cpu()
+
+    def result(self, network: int = -1) -> Evaluation:
+        """Return accuracies and mean loss of one of the networks."""
+        if not self.labelled:
+            return Evaluation(None, None, None, self.samples)
+        loss, hits, hits_top5 = (self._sums[:, network] / self.samples).tolist()
+        return Evaluation(hits, hits_top5, loss, self.samples)
+
+
+@torch.inference_mode()
+def measure(
+    chain: ResidualChain,
+    batches: Iterable[Batch],
+    *,
+    drops: bool = True,
+    on_batch: OnBatch | None = None,
+) -> Trajectory:
+    """Measure all exits of a chain over the data, in one forward pass.
+
+    Args:
+        chain: Any chain; it is left as it was.
+        batches: Images and labels; labels may be missing.
+        drops: Also run, for every block, the network without it. That reuses the prefix, so block k costs
+            the suffix from k on, and nothing where its branch gives exactly zero.
+        on_batch: Told of progress.
+
+    Raises:
+        DataError: where there are no images.
+        ArchitectureError: where the logits are not finite, or all zero.
+    """
+    exits = SkipChainExits(chain)
+    depth = chain.depth
+    tally = Tally(depth + 1)
+    residuals = torch.zeros(depth, dtype=torch.float64)
+    changes, agreements = torch.zeros_like(residuals), torch.zeros_like(residuals)
+    final_square = 0.0
+    for images, labels in batches:
+        logits, dropped = _forward(chain, exits.start(), images.to(chain.device), drops)
+        final = logits[:, -1]
+        tally.add(logits, None if labels is None else labels.to(chain.device))
+        residuals += _square_sums(logits.diff(dim=1))
+        final_square += float(final.square().sum(dtype=torch.float64))
+        for k, without in enumerate(dropped):
+            changes[k] += float((without - final).square().sum(dtype=torch.float64))
+            agreements[k] += float((without.argmax(1) == final.argmax(1)).sum())
+        if on_batch is not None:
+            on_batch(len(images))
+    if tally.samples == 0:
+        raise DataError("no images to measure on")
+    final_norm = math.sqrt(final_square / tally.samples)
+    if not math.isfinite(final_norm) or final_norm == 0:
+        raise ArchitectureError(
+            "the logits are all zero" if final_norm == 0 else "the logits are not finite",
+            where=chain.origin.path,
+            hint="check the preprocessing, and that the network was trained",
+        )
+    root_mean = (residuals / tally.samples).sqrt().tolist()
+    change = (changes / tally.samples).sqrt().div(final_norm).tolist()
+    agreement = (agreements / tally.samples).tolist()
+    rows = [
+        BlockRow(
+            index=k,
+            path=block.path,
+            stage=block.stage,
+            exit_accuracy=(own := tally.result(k)).accuracy,
+            exit_loss=own.loss,
+            residual_norm=root_mean[k],
+            residual_norm_relative=root_mean[k] / final_norm,
+            parameter_norm=branch_norm(block.branch.parameters()),
+            drop_change_relative=change[k] if drops else None,
+            drop_agreement=agreement[k] if drops else None,
+            macs=chain.costs[k][0],
+            parameters=chain.costs[k][1],
+        )
+        for k, block in enumerate(chain.blocks)
+    ]
+    return Trajectory(tally.result(), tuple(rows), final_norm)
+
+
+@torch.inference_mode()
+def evaluate(chain: ResidualChain, batches: Iterable[Batch], *, on_batch: OnBatch | None = None) -> Evaluation:
+    """Measure the network itself, without exits.
+
+    Raises:
+        DataError: where there are no images, or no labels.
+    """
+    tally = Tally(1)
+    for images, labels in batches:
+        if labels is None:
+            raise DataError("there are no labels to evaluate against", hint="use labelled images")
+        tally.add(chain(images.to(chain.device)).unsqueeze(1), labels.to(chain.device))
+        if on_batch is not None:
+            on_batch(len(images))
+    if tally.samples == 0:
+        raise DataError("no images to evaluate on")
+    return tally.result()
+
+
+def branch_norm(parameters: Iterable[Tensor]) -> float:
+    """Return the L2 norm of all parameters together."""
+    return math.sqrt(sum(float(p.square().sum(dtype=torch.float64)) for p in parameters))
+
+
+def _forward(chain: ResidualChain, climb: ExitPass, images: Tensor, drops: bool) -> tuple[Tensor, list[Tensor]]:
+    """Return logits of all exits (n, N + 1, classes), and of the network without each block in turn."""
+    x = chain.stem(images)
+    suffixes: list[Tensor | None] = []
+    for block in chain.blocks:
+        climb.add(x)
+        after = block(x)
+        if drops:
+            skipped = block.skip(x)
+            same = torch.equal(skipped, after)
+            suffixes.append(None if same else chain.resume(block.index + 1, skipped))
+        x = after
+    final = chain.resume(chain.depth, x)
+    return climb.logits(final), [final if suffix is None else suffix for suffix in suffixes]
+
+
+def _below(targets: Tensor, classes: int) -> Tensor:
+    return torch.arange(classes, device=targets.device) < targets[:, :, None]
+
+
+def _square_sums(residuals: Tensor) -> Tensor:
+    """(n, N, classes) -> (N,): sum over samples of the squared L2 norm."""
+    return residuals.square().sum(dim=(0, 2), dtype=torch.float64).cpu()
