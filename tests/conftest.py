@@ -1,0 +1,125 @@
+"""Tiny real networks of every family, with random weights and random norms, and images for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from resprune import families
+from resprune.chain import ResidualChain, assemble
+from resprune.families import preact
+from resprune.records import Architecture, Origin, Preprocessing
+
+SHARED = Path(__file__).parents[2] / "shared"
+CIFAR = SHARED / "data" / "cifar10"
+
+
+def _torchvision(name: str, stages: tuple[str, ...], block: str, groups: int = 1, width: int = 64) -> Architecture:
+    options = {"block": block, "groups": groups, "width_per_group": width, "classes": 7}
+    return Architecture("torchvision-resnet", name, stages, options)
+
+
+def _cifar(stages: tuple[str, ...]) -> Architecture:
+    options = {"widths": [8, 16, 32], "in_channels": 3, "classes": 10}
+    return Architecture("cifar-option-a", "resnet", stages, options)
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "torchvision basic": _torchvision("basic", ("bb", "bbb", "b", "bb"), "basic"),
+    "torchvision bottleneck": _torchvision("bottleneck", ("bb", "b", "bb", "b"), "bottleneck", width=16),
+    "torchvision resnext": _torchvision("resnext", ("b", "bb", "b", "b"), "bottleneck", groups=4, width=4),
+    "cifar option A": _cifar(("bbb", "bb", "bbb")),
+    "preact homogeneous": preact.architecture("homogeneous", [6], [8], in_channels=1, classes=10),
+    "preact standard": preact.architecture("standard", [2, 2, 3], [8, 16, 32], in_channels=3, classes=10),
+    "preact strided stem": preact.architecture(
+        "strided", [4], [8], in_channels=3, classes=10, stem_stride=2
+    ),
+}
+
+
+def randomise(network: nn.Module, seed: int) -> None:
+    """Give a network random weights, and norms that are far from the identity, in place."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * fan_in**-0.5)
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                channels = layer.num_features
+                layer.running_mean = 0.3 * torch.randn(channels, generator=generator)
+                layer.running_var = 0.5 + torch.rand(channels, generator=generator)
+                layer.weight.copy_(0.5 + torch.rand(channels, generator=generator))
+
+
+def make_chain(architecture: Architecture, seed: int = 0) -> ResidualChain:
+    """Return a chain with random weights; inputs are 32 x 32 whatever the family's recipe says."""
+    network = families.build(architecture, device="cpu").requires_grad_(False)
+    randomise(network, seed)
+    channels = architecture.options.get("in_channels", 3)
+    recipe = Preprocessing(channels, 32, 32, (0.5,) * channels, (0.25,) * channels, source="test")
+    return assemble(network, architecture, recipe, Origin("test", "0" * 64, "test"))
+
+
+@pytest.fixture(params=list(ARCHITECTURES))
+def chain(request: pytest.FixtureRequest) -> ResidualChain:
+    """One chain of every family and variant."""
+    return make_chain(ARCHITECTURES[request.param])
+
+
+@pytest.fixture
+def images(chain: ResidualChain) -> torch.Tensor:
+    """Five images for `chain`."""
+    return make_images(chain, 5)
+
+
+def make_images(chain: ResidualChain, count: int, seed: int = 1) -> torch.Tensor:
+    """Return random input for a chain."""
+    shape = (count, chain.preprocessing.channels, 32, 32)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def cifar_file(tmp_path: Path) -> Path:
+    """A state dict file of a small CIFAR ResNet with random weights, as a user has it."""
+    path = tmp_path / "resnet.pth"
+    torch.save({"state_dict": make_chain(ARCHITECTURES["cifar option A"]).network.state_dict()}, path)
+    return path
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes a class folder tree of random 32 x 32 images."""
+
+    def write(name: str = "images", classes: int = 10, each: int = 2, mode: str = "RGB", size: int = 32) -> Path:
+        random = np.random.default_rng(0)
+        for label in range(classes):
+            folder = tmp_path / name / f"class{label}"
+            folder.mkdir(parents=True)
+            for index in range(each):
+                shape = (size, size, 3) if mode == "RGB" else (size, size)
+                pixels = random.integers(0, 256, shape, dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Two threads are slower than one for networks this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def needs_shared(path: Path) -> pytest.MarkDecorator:
+    """Skip a test where the shared folder is not beside the checkout."""
+    return pytest.mark.skipif(not path.exists(), reason=f"{path} is not here")
