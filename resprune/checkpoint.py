@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import safetensors
@@ -15,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from resprune.errors import ArchitectureError, CheckpointError, UnsafeCheckpointError
+from resprune.errors import ArchitectureError, CheckpointError, UnsafeCheckpointError, printable
 from resprune.records import Architecture, Origin, Preprocessing
 
 DEMO = "demo"
@@ -40,6 +42,7 @@ _WRAPPERS = (
 )
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.")
 _SUFFIXES = (".pt", ".pth", ".th", ".ckpt", ".bin", ".safetensors")
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,32 +79,36 @@ def read(source: str | Path) -> Checkpoint:
             return _read_folder(path, str(source))
         return _read_file(path, str(source))
     except OSError as error:
-        raise CheckpointError(f"cannot be read ({error.strerror or error})", where=source) from error
+        raise CheckpointError(
+            f"cannot be read ({error.strerror or error})",
+            where=source,
+            hint="check the name, its links and its permissions",
+        ) from error
 
 
 def _read_folder(folder: Path, name: str) -> Checkpoint:
     weights_path = folder / WEIGHTS_FILE
     if not weights_path.is_file():
-        found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
+        found = sorted(entry.name for entry in folder.iterdir())
         raise CheckpointError(
-            f"the folder holds no {WEIGHTS_FILE} (found {found})",
+            f"the folder holds no {WEIGHTS_FILE} (found: {_some(found)})",
             where=name,
             hint="name the weights file itself, or a folder that resprune wrote",
         )
     architecture, preprocessing = _read_config(folder / CONFIG_FILE)
     notes: list[str] = []
-    weights = _clean(_read_safetensors(weights_path, name), name, notes)
+    weights = _clean(_read_safetensors(weights_path, where=f"{name}, {WEIGHTS_FILE}"), name, notes)
     exits_path = folder / EXITS_FILE
     exit_statistics = {}
     if exits_path.is_file():
-        exit_statistics = _pair_statistics(_read_safetensors(exits_path, name), name)
+        exit_statistics = _pair_statistics(_read_safetensors(exits_path, where=f"{name}, {EXITS_FILE}"), name)
         notes.append(f"batch-norm statistics of the exits' own from {EXITS_FILE}")
     origin = Origin(name, _sha256(weights_path), "safetensors folder", tuple(notes))
     return Checkpoint(weights, origin, architecture, preprocessing, exit_statistics)
 
 
 def _read_file(path: Path, name: str) -> Checkpoint:
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         raise CheckpointError(
             "no such file or folder",
             where=name,
@@ -112,7 +119,7 @@ def _read_file(path: Path, name: str) -> Checkpoint:
     kind = _sniff(head, name, path.stat().st_size)
     notes: list[str] = []
     if kind == "safetensors":
-        weights = _clean(_read_safetensors(path, name), name, notes)
+        weights = _clean(_read_safetensors(path, where=name), name, notes)
     else:
         weights = _clean(_unwrap(_read_torch(path, name, kind), name, notes), name, notes)
     return Checkpoint(weights, Origin(name, _sha256(path), kind, tuple(notes)))
@@ -120,18 +127,18 @@ def _read_file(path: Path, name: str) -> Checkpoint:
 
 def _sniff(head: bytes, name: str, size: int) -> str:
     """Tell the format from the first bytes; a name's suffix is not asked."""
-    text = head.lstrip().lower()
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if size == 0:
         raise CheckpointError("the file is empty", where=name, hint="download or save it again")
     if text.startswith(b"version https://git-lfs"):
         raise CheckpointError("this is a Git LFS pointer, not the file", where=name, hint="run git lfs pull")
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+    if text.startswith((b"<!doctype", b"<!--", b"<html", b"<?xml", b"<head")):
         raise CheckpointError(
             "this is a web page, not a checkpoint", where=name, hint="download the file behind the link"
         )
     if head.startswith(b"PK\x03\x04"):
         return "torch zip"
-    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < max(size, 9):
+    if head[8:9] == b"{":
         return "safetensors"
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         return "torch legacy"
@@ -144,31 +151,38 @@ def _sniff(head: bytes, name: str, size: int) -> str:
 
 def _read_torch(path: Path, name: str, kind: str) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "torch zip")
+        with warnings.catch_warnings(action="ignore"):  # they advise programmers; what is wrong is raised
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "torch zip")
     except OSError:
         raise
     except Exception as error:  # torch raises almost anything on a damaged file
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(r"class (\S+) ", str(error))
-        if "Weights only load failed" in str(error) and asked is not None:
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(r"(TorchScript) archives", str(error))
+        if asked is not None:
             raise UnsafeCheckpointError(
                 f"reading this file would run or import {asked[1]}, so it was not read",
                 where=name,
                 hint="save the state_dict alone, torch.save(model.state_dict(), ...)",
             ) from error
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise CheckpointError(
-            f"damaged or cut off ({kind}: {reason})", where=name, hint="download or save it again"
+            f"damaged, cut off, or not written by torch.save ({kind}: {_brief(error)})",
+            where=name,
+            hint="download or save it again",
         ) from error
 
 
-def _read_safetensors(path: Path, name: str) -> dict[str, Tensor]:
+def _read_safetensors(path: Path, *, where: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
         raise CheckpointError(
-            f"damaged or cut off (safetensors: {reason})", where=f"{name}, {path.name}", hint="save it again"
+            f"damaged or cut off (safetensors: {_brief(error)})", where=where, hint="download or save it again"
         ) from error
+
+
+def _brief(error: Exception) -> str:
+    """Return the reason that a library gives, without the advice to programmers that torch wraps it in."""
+    reason = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
+    return shorten(reason, 120, placeholder=" ...") or type(error).__name__
 
 
 def _read_config(path: Path) -> tuple[Architecture | None, Preprocessing | None]:
@@ -193,20 +207,16 @@ def _read_config(path: Path) -> tuple[Architecture | None, Preprocessing | None]
 
 def _unwrap(loaded: object, name: str, notes: list[str]) -> dict[Any, Any]:
     """Descend to the state dict below training scripts' wrappers, noting every step."""
-    where = []
-    while isinstance(loaded, Mapping) and not any(isinstance(value, Tensor) for value in loaded.values()):
+    where: list[str] = []
+    # Bounded, because a pickled dict may hold itself.
+    while isinstance(loaded, Mapping) and len(where) < len(_WRAPPERS):
         inner = next((key for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
         if inner is None:
-            keys = ", ".join(map(str, list(loaded)[:6])) or "none"
-            raise CheckpointError(
-                f"no weights found (keys: {keys})",
-                where=name,
-                hint=f"put the state dict at the top or below one of {', '.join(_WRAPPERS[:3])}",
-            )
+            break
         where.append(inner)
-        left = [str(key) for key in loaded if key != inner]
+        left = [key for key in loaded if key != inner]
         if left:
-            notes.append(f"dropped beside {inner}: {', '.join(left[:6])}{' ...' if len(left) > 6 else ''}")
+            notes.append(f"dropped beside {inner}: {_some(left)}")
         loaded = loaded[inner]
     if not isinstance(loaded, Mapping):
         raise CheckpointError(
@@ -221,12 +231,16 @@ def _unwrap(loaded: object, name: str, notes: list[str]) -> dict[Any, Any]:
 
 def _clean(loaded: Mapping[Any, Any], name: str, notes: list[str]) -> dict[str, Tensor]:
     """Keep tensors, strip prefixes, convert to float32, and refuse what is no usable weight."""
-    others = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
+    others = [key for key, value in loaded.items() if not isinstance(value, Tensor)]
     weights = {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
     if others:
-        notes.append(f"dropped, no tensors: {', '.join(others[:6])}{' ...' if len(others) > 6 else ''}")
+        notes.append(f"dropped, no tensors: {_some(others)}")
     if not weights:
-        raise CheckpointError("no tensors found", where=name, hint="save model.state_dict()")
+        raise CheckpointError(
+            f"no weights found (keys: {_some(others)})",
+            where=name,
+            hint=f"put the state dict at the top or below one of {', '.join(_WRAPPERS[:3])}",
+        )
     weights = _strip_prefixes(weights, notes)
     converted = set()
     for key, tensor in weights.items():
@@ -235,7 +249,7 @@ def _clean(loaded: Mapping[Any, Any], name: str, notes: list[str]) -> dict[str, 
         problem = _problem(tensor)
         if problem is not None:
             raise ArchitectureError(
-                f"{key} {problem}", where=name, hint="use a checkpoint saved before the damage"
+                f"{key} {problem}", where=name, hint="use an undamaged checkpoint of floating-point weights"
             )
         if tensor.dtype != torch.float32:
             converted.add(str(tensor.dtype).removeprefix("torch."))
@@ -243,6 +257,12 @@ def _clean(loaded: Mapping[Any, Any], name: str, notes: list[str]) -> dict[str, 
     if converted:
         notes.append(f"converted to float32 from {', '.join(sorted(converted))}")
     return weights
+
+
+def _some(names: Iterable[object]) -> str:
+    """List the first few; what a file calls its contents may hold anything."""
+    texts = [printable(str(name)) for name in names]
+    return ", ".join(texts[:6]) + (" ..." if len(texts) > 6 else "") or "none"
 
 
 def _strip_prefixes(weights: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
@@ -260,14 +280,20 @@ def _strip_prefixes(weights: dict[str, Tensor], notes: list[str]) -> dict[str, T
 
 def _problem(tensor: Tensor) -> str | None:
     """Say in words why a tensor is no usable weight, or None."""
-    if tensor.layout != torch.strided or tensor.is_quantized:
+    if tensor.layout != torch.strided:
         return f"is stored as {tensor.layout}, not as plain numbers"
     if tensor.device.type == "meta":
         return "has a shape and no numbers (meta device)"
-    if not tensor.is_floating_point():
-        return f"holds {str(tensor.dtype).removeprefix('torch.')} where floating-point weights are expected"
-    bad = int((~torch.isfinite(tensor)).sum())
-    return f"holds {bad} values that are NaN or infinite, of {tensor.numel()}" if bad else None
+    if tensor.dtype not in _FLOATS:
+        got = str(tensor.dtype).removeprefix("torch.")
+        return f"holds {got} where floating-point weights of 16 to 64 bits are expected"
+    if not tensor.numel():
+        return f"has no values, shape {tuple(tensor.shape)}"
+    stored = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if stored < tensor.numel():  # a small file must not fill the memory
+        return f"has the shape {tuple(tensor.shape)} and only {stored} stored values"
+    bad = int((~torch.isfinite(tensor.float())).sum())
+    return f"holds {bad} values that are NaN or infinite in float32, of {tensor.numel()}" if bad else None
 
 
 def _pair_statistics(tensors: dict[str, Tensor], name: str) -> dict[str, tuple[Tensor, Tensor]]:
@@ -277,11 +303,17 @@ def _pair_statistics(tensors: dict[str, Tensor], name: str) -> dict[str, tuple[T
     try:
         pairs = {path: (mean, tensors[f"{path}.running_var"]) for path, mean in means.items()}
     except KeyError as error:
-        raise CheckpointError(f"{EXITS_FILE} lacks {error}", where=name, hint="write it again") from error
-    for path, pair in pairs.items():
-        problem = next(filter(None, map(_problem, pair)), None)
+        raise CheckpointError(
+            f"{EXITS_FILE} lacks {error}", where=name, hint="write the folder again"
+        ) from error
+    for path, (mean, var) in pairs.items():
+        problem = _problem(mean) or _problem(var)
+        if problem is None and (mean.ndim != 2 or mean.shape != var.shape or bool((var < 0).any())):
+            problem = "has no means and variances of shape (exits, channels)"
         if problem is not None:
-            raise ArchitectureError(f"{path} {problem}", where=f"{name}, {EXITS_FILE}")
+            raise ArchitectureError(
+                f"{path} {problem}", where=f"{name}, {EXITS_FILE}", hint="write the folder again with resprune"
+            )
     return pairs
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
@@ -31,6 +31,7 @@ CHOICE_FIRST = ("validation", "train", "test")
 """The same for choices, which the test images must not make."""
 
 _ALIASES = {"val": "validation", "valid": "validation", "dev": "validation"}
+_LAYOUTS = "give a folder of class folders, a folder of images, or Parquet files"
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
 
 
@@ -71,7 +72,7 @@ class ParquetSource:
         """Read the files' schemas.
 
         Raises:
-            DataError: where a file is no Parquet file or has no ``image`` column.
+            DataError: where a file is no Parquet file, has no ``image`` column, or labels that are no indices.
         """
         rows, names, labelled = 0, None, True
         for path in files:
@@ -80,12 +81,18 @@ class ParquetSource:
                     rows += file.metadata.num_rows
                     schema = file.schema_arrow
             except (OSError, pa.ArrowException) as error:
-                raise DataError(f"no readable Parquet file ({error})", where=path) from error
+                raise _unreadable(path, error) from error
             if "image" not in schema.names:
                 raise DataError(
                     f"no column 'image' (found {', '.join(schema.names[:6])})",
                     where=path,
                     hint="use the Hugging Face image layout: image {bytes, path}, label",
+                )
+            if "label" in schema.names and not pa.types.is_integer(schema.field("label").type):
+                raise DataError(
+                    f"the column 'label' holds {schema.field('label').type}, not class indices",
+                    where=path,
+                    hint="store the labels as integers from 0",
                 )
             labelled = labelled and "label" in schema.names
             names = names or _class_names(schema)
@@ -97,12 +104,8 @@ class ParquetSource:
     def __iter__(self) -> Iterator[Item]:
         columns = ["image", "label"] if self.labelled else ["image"]
         for path in self.files:
-            row = 0
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=64, columns=columns):
-                    for record in batch.to_pylist():
-                        yield self._item(path, row, record)
-                        row += 1
+            for row, record in enumerate(_records(path, columns)):
+                yield self._item(path, row, record)
 
     def _item(self, path: Path, row: int, record: dict) -> Item:
         where, image = f"{path}, row {row}", record["image"]
@@ -110,6 +113,25 @@ class ParquetSource:
         if not isinstance(content, bytes):
             raise DataError("the image has no bytes", where=where, hint="embed the images in the file")
         return Item(where, content, record.get("label"))
+
+
+def _records(path: Path, columns: list[str]) -> Iterator[dict]:
+    """Yield a file's rows.
+
+    Raises:
+        DataError: where the file is damaged.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=64, columns=columns):
+                yield from batch.to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    reason = " ".join(str(error).split())
+    return DataError(f"no readable Parquet file ({reason})", where=path, hint="download or write it again")
 
 
 @dataclass(frozen=True)
@@ -223,9 +245,14 @@ def open_data(
         UsageError: where the split does not exist.
     """
     root = DEMO_FOLDER / "validation.parquet" if str(spec) == DEMO else Path(spec)
-    name, source = _find(root, str(spec), split, order)
+    try:
+        name, source = _find(root, str(spec), split, order)
+    except OSError as error:
+        raise DataError(
+            f"cannot be read ({error.strerror})", where=spec, hint="check its permissions"
+        ) from error
     if len(source) == 0:
-        raise DataError("no images found", where=spec)
+        raise DataError("no images found", where=spec, hint=_LAYOUTS)
     if source.label_names is not None and len(source.label_names) != classes:
         raise DataError(
             f"the labels have {len(source.label_names)} classes, the network {classes}",
@@ -300,11 +327,7 @@ class _Unlabelled:
 def _find(root: Path, spec: str, split: str | None, order: Sequence[str]) -> tuple[str | None, Source]:
     """Return the split's name and its images."""
     if not root.exists():
-        raise DataError(
-            "no such file or folder",
-            where=spec,
-            hint="give a folder of class folders, a folder of images, or Parquet files",
-        )
+        raise DataError("no such file or folder", where=spec, hint=_LAYOUTS)
     splits = _splits(root)
     if not splits:
         if split is not None:
@@ -345,7 +368,9 @@ def _open_plain(place: Path | tuple[Path, ...], spec: str) -> Source:
         return ParquetSource.open(place)
     if place.is_file():
         if place.suffix != ".parquet":
-            raise DataError(f"{place.suffix or 'a file'} is no data that can be read", where=spec)
+            raise DataError(
+                f"{place.suffix or 'a file'} is no data that can be read", where=spec, hint=_LAYOUTS
+            )
         return ParquetSource.open((place,))
     parquet = sorted(place.glob("*.parquet"))
     if parquet:
@@ -383,8 +408,9 @@ def _decode(item: Item, recipe: Preprocessing) -> np.ndarray:
             image = _fit(image, item.where, recipe)
             pixels = np.asarray(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(
-            f"the image cannot be decoded ({error})", where=item.where, hint="replace or remove it"
+            f"the image cannot be decoded ({reason})", where=item.where, hint="replace or remove it"
         ) from error
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """Escape what would break the line or steer the terminal: names in files can hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class ResPruneError(Exception):
     """Something the user can mend: what is wrong, where, and what to do next, in one line.
 
@@ -16,7 +21,7 @@ class ResPruneError(Exception):
         self.where = None if where is None else str(where)
         self.hint = hint
         text = what if self.where is None else f"{self.where}: {what}"
-        super().__init__(text if hint is None else f"{text}; {hint}")
+        super().__init__(printable(text if hint is None else f"{text}; {hint}"))
 
 
 class UsageError(ResPruneError):

@@ -70,8 +70,8 @@ def say(message: str) -> None:
 
 
 def show(result: RenderableType) -> None:
-    """Print a result."""
-    Console(highlight=False).print(result)
+    """Print a result; its names are the user's and no markup."""
+    Console(highlight=False, markup=False).print(result)
 
 
 def print_json(result: dict[str, Any]) -> None:

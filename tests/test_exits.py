@@ -1,0 +1,150 @@
+"""The batched exits against equation (2) of the paper, written as a loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import ARCHITECTURES, make_chain, make_images
+from torch import Tensor, nn
+
+from resprune import exits
+from resprune.chain import ExitStatistics, ResidualChain, assemble
+from resprune.exits import SkipChainExits
+
+
+def loop(chain: ResidualChain, images: Tensor) -> Tensor:
+    """Return all exits (n, N + 1, classes), every state sent by itself through all that follows."""
+    logits = []
+    for k in range(chain.depth + 1):
+        x = chain.stem(images)
+        for block in chain.blocks[:k]:
+            x = block(x)
+        for block in chain.blocks[k:]:
+            part = block.part
+            for step in block.lead:
+                x = step(x)
+            x = part.activation(part.skip(x).clone())
+        for step in chain.tail:
+            x = step(x)
+        logits.append(chain.head(x))
+    return torch.stack(logits, dim=1)
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 100_000, 1 << 30])
+@torch.inference_mode()
+def test_all_exits_equal_the_loop(
+    chain: ResidualChain, images: Tensor, batch_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exits, "BATCH_BYTES", batch_bytes)
+    torch.testing.assert_close(SkipChainExits(chain)(images), loop(chain, images), rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_channels_last_input_gives_the_same(chain: ResidualChain, images: Tensor) -> None:
+    turned = images.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(SkipChainExits(chain)(turned), loop(chain, images), rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_last_exit_is_the_network_itself(chain: ResidualChain, images: Tensor) -> None:
+    assert torch.equal(SkipChainExits(chain)(images)[:, -1], chain.network(images))
+
+
+@torch.inference_mode()
+def test_one_forward_pass_serves_all_exits(chain: ResidualChain, images: Tensor) -> None:
+    calls: dict[nn.Module, int] = {}
+    handles = [
+        block.part.module.register_forward_hook(lambda m, i, o: calls.update({m: calls.get(m, 0) + 1}))
+        for block in chain.blocks
+    ]
+    SkipChainExits(chain)(images)
+    for handle in handles:
+        handle.remove()
+    assert list(calls.values()) == [1] * chain.depth
+
+
+@torch.inference_mode()
+def test_states_are_cut_down_before_they_are_stored() -> None:
+    chain = make_chain(ARCHITECTURES["torchvision bottleneck"])
+    climb = SkipChainExits(chain).start()
+    x = chain.stem(make_images(chain, 2))
+    climb.add(x)
+    kept = [tensor for tensor in climb._waiting if tensor.untyped_storage().nbytes() >= x.nbytes]
+    assert not kept
+
+
+def with_statistics(chain: ResidualChain) -> ResidualChain:
+    """Give every exit random statistics of its own at every norm on its way."""
+    generator = torch.Generator().manual_seed(3)
+    statistics = {}
+    for path, norm in SkipChainExits(chain, own_statistics=True).norms.items():
+        shape = norm.statistics.mean.shape
+        mean, var = torch.randn(shape, generator=generator), torch.rand(shape, generator=generator) + 0.5
+        statistics[path] = ExitStatistics(mean, var)
+    return assemble(chain.network, chain.architecture, chain.preprocessing, chain.origin, statistics)
+
+
+def loop_with_statistics(chain: ResidualChain, images: Tensor) -> Tensor:
+    """As `loop`, with exit k's statistics put into the native norms while exit k is computed."""
+    norms = {path: layer for layer, path in chain.named_norms().items()}
+    logits = []
+    for k in range(chain.depth):
+        x = chain.stem(images)
+        for block in chain.blocks[:k]:
+            x = block(x)
+        saved = {}
+        for path, own in chain.exit_statistics.items():
+            norm = norms[path]
+            if k < len(own.mean):
+                saved[path] = norm.running_mean, norm.running_var
+                norm.running_mean, norm.running_var = own.mean[k], own.var[k]
+        for block in chain.blocks[k:]:
+            x = block.skip(x)
+        logits.append(chain.head(x))
+        for path, (mean, var) in saved.items():
+            norms[path].running_mean, norms[path].running_var = mean, var
+    return torch.stack([*logits, chain(images)], dim=1)
+
+
+@pytest.mark.parametrize("name", ["preact homogeneous", "torchvision basic", "torchvision bottleneck"])
+@pytest.mark.parametrize("batch_bytes", [1, 1 << 30])
+@torch.inference_mode()
+def test_own_statistics_equal_the_loop(name: str, batch_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exits, "BATCH_BYTES", batch_bytes)
+    chain = with_statistics(make_chain(ARCHITECTURES[name]))
+    assert chain.exit_statistics
+    images = make_images(chain, 4)
+    expected = loop_with_statistics(chain, images)
+    torch.testing.assert_close(SkipChainExits(chain)(images), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["preact homogeneous", "cifar option A"])
+def test_training_mode_gives_every_exit_batch_statistics_of_its_own(name: str) -> None:
+    chain = make_chain(ARCHITECTURES[name])
+    images = make_images(chain, 6)
+    chain.network.requires_grad_(True).train()
+    ladder = SkipChainExits(chain, own_statistics=True)
+    logits = ladder(images)
+    # The same by a loop: in training mode each call of the head normalises with its own batch's statistics.
+    x, expected = chain.stem(images), []
+    for k in range(chain.depth):
+        state = x
+        for block in chain.blocks[k:]:
+            state = block.skip(state)
+        expected.append(chain.head(state))
+        x = chain.blocks[k](x)
+    expected.append(chain.head(x))
+    torch.testing.assert_close(logits, torch.stack(expected, dim=1), rtol=1e-4, atol=1e-4)
+    logits.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in chain.network.parameters())
+
+
+def test_training_mode_updates_the_statistics_of_the_exits_alone_and_in_place() -> None:
+    chain = make_chain(ARCHITECTURES["preact homogeneous"])
+    chain.network.train()
+    ladder = SkipChainExits(chain, own_statistics=True)
+    before = ladder.norms["norm"].statistics.mean.clone()
+    ladder(make_images(chain, 6))
+    after = ladder.norms["norm"].statistics.mean
+    assert after.shape == (chain.depth, 8)
+    assert bool((after != before).any(dim=1).all())
