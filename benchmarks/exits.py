@@ -89,7 +89,9 @@ def main() -> None:
     parser.add_argument("--only", choices=NETWORKS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {platform.machine()}, {options.threads} threads, {options.rounds} rounds")
+    print(
+        f"torch {torch.__version__}, {platform.machine()}, {options.threads} threads, {options.rounds} rounds"
+    )
     for name, architecture in NETWORKS.items():
         if options.only not in (None, name):
             continue
@@ -111,7 +113,9 @@ def main() -> None:
         print("|---|---|---|---|")
         for key, taken in times.items():
             each = 1e3 * statistics.median(taken) / images
-            print(f"| {key} | {each:.2f} | {_ratio(taken, times['bare'])} | {_ratio(taken, times['analyze'])} |")
+            print(
+                f"| {key} | {each:.2f} | {_ratio(taken, times['bare'])} | {_ratio(taken, times['analyze'])} |"
+            )
 
 
 def _ratio(taken: list[float], against: list[float]) -> str:

@@ -156,7 +156,7 @@ def open_chain(checkpoint: Checkpoint, preprocessing: Preprocessing | None = Non
     """Turn a checkpoint into the chain of its network, checked block by block.
 
     Args:
-        checkpoint: As `resprune.checkpoint.read` returns it; its tensors are taken over, not copied.
+        checkpoint: As `resprune.checkpoint.read` returns it; its tensors are copied.
         preprocessing: Overrides what the checkpoint or its family says.
 
     Raises:
@@ -164,9 +164,11 @@ def open_chain(checkpoint: Checkpoint, preprocessing: Preprocessing | None = Non
             or a block is not activation(skip + branch).
     """
     architecture, origin = identify(checkpoint)
-    network = families.build(architecture)
+    # Copied into memory of torch's own: kernels choose their path by alignment, which a mapped file lacks,
+    # and the same weights would give other last bits.
+    network = families.build(architecture).to_empty(device="cpu")
     try:
-        network.load_state_dict(checkpoint.weights, strict=True, assign=True)
+        network.load_state_dict(checkpoint.weights, strict=True)
     except RuntimeError as error:
         raise ArchitectureError(
             f"the weights do not fit {architecture.name} ({_first_mismatch(error)})",

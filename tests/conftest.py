@@ -20,7 +20,9 @@ SHARED = Path(__file__).parents[2] / "shared"
 CIFAR = SHARED / "data" / "cifar10"
 
 
-def _torchvision(name: str, stages: tuple[str, ...], block: str, groups: int = 1, width: int = 64) -> Architecture:
+def _torchvision(
+    name: str, stages: tuple[str, ...], block: str, groups: int = 1, width: int = 64
+) -> Architecture:
     options = {"block": block, "groups": groups, "width_per_group": width, "classes": 7}
     return Architecture("torchvision-resnet", name, stages, options)
 
@@ -37,9 +39,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "cifar option A": _cifar(("bbb", "bb", "bbb")),
     "preact homogeneous": preact.architecture("homogeneous", [6], [8], in_channels=1, classes=10),
     "preact standard": preact.architecture("standard", [2, 2, 3], [8, 16, 32], in_channels=3, classes=10),
-    "preact strided stem": preact.architecture(
-        "strided", [4], [8], in_channels=3, classes=10, stem_stride=2
-    ),
+    "preact strided stem": preact.architecture("strided", [4], [8], in_channels=3, classes=10, stem_stride=2),
 }
 
 
@@ -97,7 +97,9 @@ def cifar_file(tmp_path: Path) -> Path:
 def image_folder(tmp_path: Path) -> Callable[..., Path]:
     """A function that writes a class folder tree of random 32 x 32 images."""
 
-    def write(name: str = "images", classes: int = 10, each: int = 2, mode: str = "RGB", size: int = 32) -> Path:
+    def write(
+        name: str = "images", classes: int = 10, each: int = 2, mode: str = "RGB", size: int = 32
+    ) -> Path:
         random = np.random.default_rng(0)
         for label in range(classes):
             folder = tmp_path / name / f"class{label}"

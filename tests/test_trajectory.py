@@ -30,11 +30,9 @@ def batches(data: tuple[Tensor, Tensor], size: int) -> list[Batch]:
 
 
 def figures(trajectory: Trajectory) -> Tensor:
-    rows = [
-        [r.exit_accuracy, r.exit_loss, r.residual_norm, r.residual_norm_relative]
-        + [r.drop_change_relative, r.drop_agreement, r.parameter_norm]
-        for r in trajectory.rows
-    ]
+    names = ["exit_accuracy", "exit_loss", "residual_norm", "residual_norm_relative"]
+    names += ["drop_change_relative", "drop_agreement", "parameter_norm"]
+    rows = [[getattr(row, name) for name in names] for row in trajectory.rows]
     return torch.tensor(rows, dtype=torch.float64)
 
 

@@ -1,0 +1,205 @@
+"""The command line in subprocesses: start-up, exit statuses, JSON keys, determinism, signals."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(sys.executable).with_name("resprune")
+KEYS_CHECKPOINT = {"path", "sha256", "family", "architecture", "blocks", "parameters", "macs"}
+KEYS_BLOCK = {
+    "index",
+    "path",
+    "stage",
+    "exit_accuracy",
+    "exit_loss",
+    "residual_norm",
+    "residual_norm_relative",
+    "parameter_norm",
+    "drop_change_relative",
+    "drop_agreement",
+    "macs",
+    "parameters",
+}
+
+
+def resprune(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [str(SCRIPT), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, timeout=120)
+
+
+def resprune_json(*words: str | Path, cwd: Path | None = None) -> dict[str, Any]:
+    done = resprune(*words, "--json", "--threads", "1", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def imported(code: str) -> set[str]:
+    """Return the modules that a new interpreter has loaded after running the code."""
+    tail = "\nimport sys; print(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code + tail], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_imports_neither_torch_nor_pandas() -> None:
+    code = "from resprune.cli import main\nimport sys\nsys.argv = ['resprune', '--help']\n"
+    code += "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code"
+    modules = imported(code)
+    assert "resprune.cli.app" in modules
+    assert not {"torch", "pandas", "numpy", "timm", "torchvision", "pyarrow"} & modules
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    modules = imported("import resprune\nassert resprune.__version__")
+    assert not {"torch", "pandas", "numpy", "rich"} & modules
+
+
+def test_help_names_every_command() -> None:
+    shown = resprune("--help").stdout
+    assert all(command in shown for command in ("inspect", "analyze", "prune", "evaluate"))
+
+
+def test_version() -> None:
+    from importlib.metadata import version
+
+    assert resprune("--version").stdout == f"resprune {version('resprune')}\n"
+
+
+def test_inspect_json(cifar_file: Path) -> None:
+    found = json.loads(resprune("inspect", cifar_file, "--json").stdout)
+    assert found["schema"] == "resprune/inspect/1"
+    assert found["checkpoint"].keys() >= KEYS_CHECKPOINT
+    assert found["checkpoint"]["family"] == "cifar-option-a"
+    assert found["checkpoint"]["blocks"] == 8
+    assert found["stages"] == [3, 2, 3]
+    assert found["format"] == "torch zip"
+    assert "unwrapped state_dict" in found["notes"]
+
+
+def test_analyze_json_is_the_same_twice(cifar_file: Path, image_folder: Callable[..., Path]) -> None:
+    words = ("analyze", cifar_file, "--data", image_folder(), "--samples", "15", "--seed", "3")
+    first = resprune_json(*words)
+    assert first == resprune_json(*words)
+    assert first["schema"] == "resprune/analyze/1"
+    assert first["data"] == {"spec": str(words[3]), "split": None, "samples": 15}
+    assert first["final"].keys() >= {"accuracy", "loss"}
+    assert [block["index"] for block in first["blocks"]] == list(range(8))
+    assert all(block.keys() >= KEYS_BLOCK for block in first["blocks"])
+    assert first["suggested_depth"] == 8
+    other = resprune_json(*words[:-1], "4")
+    assert other["final"]["loss"] != first["final"]["loss"]
+
+
+def test_analyze_prints_a_table_of_80_columns_and_writes_csv(
+    cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "blocks.csv"
+    done = resprune("analyze", cifar_file, "--data", image_folder(), "--csv", path, "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("layer3.2" in line for line in lines)
+    assert "Suggestion:" in done.stdout
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows][:2] == ["layer1.0", "layer1.1"]
+    assert rows[0].keys() == KEYS_BLOCK
+
+
+def test_prune_and_evaluate_agree_in_new_processes(
+    cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = image_folder()
+    report = resprune_json("prune", cifar_file, "--depth", "4", "--data", data, "--out", tmp_path / "out")
+    assert report["schema"] == "resprune/prune/1"
+    assert report["plan"]["removed"] == [4, 5, 6, 7]
+    assert report["output"]["folder"] == str(tmp_path / "out")
+    assert sorted(report["output"]["files"]) == sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert report["verified"]["max_abs_difference"] <= report["verified"]["tolerance"]
+    evaluated = resprune_json("evaluate", tmp_path / "out", "--data", data)
+    assert evaluated["schema"] == "resprune/evaluate/1"
+    assert evaluated["accuracy"] == report["after"]["accuracy"]
+    assert evaluated["loss"] == pytest.approx(report["after"]["loss"], rel=1e-5)
+    assert evaluated["checkpoint"]["blocks"] == 4
+    assert evaluated["checkpoint"]["parameters"] == report["after"]["parameters"]
+    analyzed = resprune_json("analyze", cifar_file, "--data", data)
+    assert report["after"]["accuracy"] == analyzed["blocks"][4]["exit_accuracy"]
+    assert report["before"]["accuracy"] == analyzed["final"]["accuracy"]
+
+
+def test_prune_needs_no_data_for_a_depth(cifar_file: Path, tmp_path: Path) -> None:
+    report = resprune_json("prune", cifar_file, "--depth", "3", "--out", tmp_path / "out")
+    assert report["data"] is None
+    assert report["before"]["accuracy"] is None
+    assert report["verified"]["against"] == "exit 3 of the origin"
+    assert report["verified"]["samples"] == 16
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_dry_run_shows_the_plan_and_stops(cifar_file: Path, tmp_path: Path) -> None:
+    shown = resprune("prune", cifar_file, "--depth", "3", "--dry-run", "--out", tmp_path / "out")
+    assert shown.returncode == 0, shown.stderr
+    assert "blocks 3 to 7 (5)" in shown.stdout
+    report = resprune_json("prune", cifar_file, "--depth", "3", "--dry-run", "--out", tmp_path / "out")
+    assert (report["verified"], report["output"]) == (None, None)
+    assert report["after"]["parameters"] < report["before"]["parameters"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_existing_folder_is_refused_before_any_work(cifar_file: Path, tmp_path: Path) -> None:
+    words = ("prune", cifar_file, "--depth", "3", "--out", tmp_path / "out")
+    assert resprune(*words).returncode == 0
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+    again = resprune("prune", cifar_file, "--depth", "2", "--out", tmp_path / "out")
+    assert again.returncode == 3
+    assert "--force" in again.stderr
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+    assert resprune("prune", cifar_file, "--depth", "2", "--out", tmp_path / "out", "--force").returncode == 0
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() != before
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopping_leaves_nothing_behind(
+    number: signal.Signals, status: int, cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = image_folder(each=400)
+    out = tmp_path / "results" / "out"
+    command = [str(SCRIPT), "prune", str(cifar_file), "--depth", "3", "--data", str(data)]
+    process = subprocess.Popen(
+        [*command, "--out", str(out), "--threads", "1", "--batch-size", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    while "MACs" not in line:
+        line = process.stdout.readline()
+        assert line, "ended before the plan was shown"
+    time.sleep(0.3)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status, errors
+    assert "Traceback" not in errors
+    assert not out.parent.exists() or list(out.parent.iterdir()) == []
+
+
+def test_the_python_interface_gives_the_same_results(
+    cifar_file: Path, image_folder: Callable[..., Path]
+) -> None:
+    import resprune as package
+    from resprune.report import results
+
+    data = image_folder()
+    analysis = package.analyze(package.load(cifar_file, device="cpu"), data)
+    assert results.analyze(analysis) == resprune_json("analyze", cifar_file, "--data", data)
