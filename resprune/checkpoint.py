@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from resprune.errors import ArchitectureError, CheckpointError, UnsafeCheckpointError, printable
+from resprune import registered
+from resprune.errors import ArchitectureError, CheckpointError, printable
+from resprune.formats import read_safetensors, read_torch, sha256, sniff
 from resprune.records import Architecture, Origin, Preprocessing
 
 DEMO = "demo"
@@ -64,7 +60,7 @@ class Checkpoint:
 
 
 def read(source: str | Path) -> Checkpoint:
-    """Read a checkpoint file, a folder with ``model.safetensors``, or ``demo``.
+    """Read a checkpoint file, a folder with ``model.safetensors``, ``demo``, or ``torchvision/NAME``.
 
     No code in a file is ever run: pickles go through torch's restricted reader.
 
@@ -75,6 +71,9 @@ def read(source: str | Path) -> Checkpoint:
     """
     path = DEMO_FOLDER if str(source) == DEMO else Path(source)
     try:
+        found = None if path.exists() else registered.find(str(source))
+        if found is not None:
+            return replace(_read_file(found[0], str(source)), preprocessing=found[1])
         if path.is_dir():
             return _read_folder(path, str(source))
         return _read_file(path, str(source))
@@ -97,13 +96,13 @@ def _read_folder(folder: Path, name: str) -> Checkpoint:
         )
     architecture, preprocessing = _read_config(folder / CONFIG_FILE)
     notes: list[str] = []
-    weights = _clean(_read_safetensors(weights_path, where=f"{name}, {WEIGHTS_FILE}"), name, notes)
+    weights = _clean(read_safetensors(weights_path, where=f"{name}, {WEIGHTS_FILE}"), name, notes)
     exits_path = folder / EXITS_FILE
     exit_statistics = {}
     if exits_path.is_file():
-        exit_statistics = _pair_statistics(_read_safetensors(exits_path, where=f"{name}, {EXITS_FILE}"), name)
+        exit_statistics = _pair_statistics(read_safetensors(exits_path, where=f"{name}, {EXITS_FILE}"), name)
         notes.append(f"batch-norm statistics of the exits' own from {EXITS_FILE}")
-    origin = Origin(name, _sha256(weights_path), "safetensors folder", tuple(notes))
+    origin = Origin(name, sha256(weights_path), "safetensors folder", tuple(notes))
     return Checkpoint(weights, origin, architecture, preprocessing, exit_statistics)
 
 
@@ -116,73 +115,13 @@ def _read_file(path: Path, name: str) -> Checkpoint:
         )
     with path.open("rb") as file:
         head = file.read(512)
-    kind = _sniff(head, name, path.stat().st_size)
+    kind = sniff(head, name, path.stat().st_size)
     notes: list[str] = []
     if kind == "safetensors":
-        weights = _clean(_read_safetensors(path, where=name), name, notes)
+        weights = _clean(read_safetensors(path, where=name), name, notes)
     else:
-        weights = _clean(_unwrap(_read_torch(path, name, kind), name, notes), name, notes)
-    return Checkpoint(weights, Origin(name, _sha256(path), kind, tuple(notes)))
-
-
-def _sniff(head: bytes, name: str, size: int) -> str:
-    """Tell the format from the first bytes; a name's suffix is not asked."""
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if size == 0:
-        raise CheckpointError("the file is empty", where=name, hint="download or save it again")
-    if text.startswith(b"version https://git-lfs"):
-        raise CheckpointError("this is a Git LFS pointer, not the file", where=name, hint="run git lfs pull")
-    if text.startswith((b"<!doctype", b"<!--", b"<html", b"<?xml", b"<head")):
-        raise CheckpointError(
-            "this is a web page, not a checkpoint", where=name, hint="download the file behind the link"
-        )
-    if head.startswith(b"PK\x03\x04"):
-        return "torch zip"
-    if head[8:9] == b"{":
-        return "safetensors"
-    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
-        return "torch legacy"
-    raise CheckpointError(
-        f"neither a torch nor a safetensors file (first bytes {head[:8].hex(' ')}, {size} bytes)",
-        where=name,
-        hint="check that the download is whole",
-    )
-
-
-def _read_torch(path: Path, name: str, kind: str) -> object:
-    try:
-        with warnings.catch_warnings(action="ignore"):  # they advise programmers; what is wrong is raised
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "torch zip")
-    except OSError:
-        raise
-    except Exception as error:  # torch raises almost anything on a damaged file
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(r"(TorchScript) archives", str(error))
-        if asked is not None:
-            raise UnsafeCheckpointError(
-                f"reading this file would run or import {asked[1]}, so it was not read",
-                where=name,
-                hint="save the state_dict alone, torch.save(model.state_dict(), ...)",
-            ) from error
-        raise CheckpointError(
-            f"damaged, cut off, or not written by torch.save ({kind}: {_brief(error)})",
-            where=name,
-            hint="download or save it again",
-        ) from error
-
-
-def _read_safetensors(path: Path, *, where: str) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(
-            f"damaged or cut off (safetensors: {_brief(error)})", where=where, hint="download or save it again"
-        ) from error
-
-
-def _brief(error: Exception) -> str:
-    """Return the reason that a library gives, without the advice to programmers that torch wraps it in."""
-    reason = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
-    return shorten(reason, 120, placeholder=" ...") or type(error).__name__
+        weights = _clean(_unwrap(read_torch(path, name, kind), name, notes), name, notes)
+    return Checkpoint(weights, Origin(name, sha256(path), kind, tuple(notes)))
 
 
 def _read_config(path: Path) -> tuple[Architecture | None, Preprocessing | None]:
@@ -315,8 +254,3 @@ def _pair_statistics(tensors: dict[str, Tensor], name: str) -> dict[str, tuple[T
                 f"{path} {problem}", where=f"{name}, {EXITS_FILE}", hint="write the folder again with resprune"
             )
     return pairs
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,13 +19,22 @@ from typing import Any
 import torch
 
 from resprune import checkpoint, surgery, trajectory
-from resprune.chain import ResidualChain, open_chain, seeded_images, summarise
+from resprune.chain import ResidualChain, seeded_images, summarise
 from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST, Batches, open_data
 from resprune.errors import UsageError
 from resprune.export import folder as output
-from resprune.records import Analysis, DataSummary, Evaluation, NetworkSummary, PruneOutcome, PrunePlan
+from resprune.opening import open_chain
+from resprune.records import (
+    Analysis,
+    DataSummary,
+    Evaluation,
+    NetworkSummary,
+    Preprocessing,
+    PruneOutcome,
+    PrunePlan,
+)
 from resprune.report import card, results
-from resprune.selection import select, tail_rule
+from resprune.selection import check_tolerance, select, tail_rule
 from resprune.verify import verify
 
 DEFAULT_TOLERANCE = 1e-3
@@ -50,20 +59,25 @@ def _silent(description: str, images: int) -> AbstractContextManager[trajectory.
     return nullcontext(lambda done: None)
 
 
-def load(source: str | Path, *, device: str = "auto") -> ResidualChain:
+def load(
+    source: str | Path, *, device: str = "auto", preprocessing: Preprocessing | None = None
+) -> ResidualChain:
     """Read a checkpoint file, a folder, or ``demo``, and view it as a chain.
 
     Args:
         source: See `resprune.checkpoint.read`, also for what is raised.
         device: ``cpu``, ``cuda``, ...; ``auto`` takes CUDA where there is one.
+        preprocessing: Overrides what the checkpoint or its family says.
     """
-    chain = open_chain(checkpoint.read(source))
+    chain = open_chain(checkpoint.read(source), preprocessing)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chain.network.to(device)
+        if device != "cpu":
+            chain(seeded_images(chain.preprocessing, 1, seed=0, size=32).to(device)).cpu()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(f"device {device!r} cannot be used ({reason})", hint="use --device cpu") from error
     return chain
 
@@ -98,6 +112,7 @@ def analyze(
         progress: Shown the images done.
         options: Of `resprune.data.open_data`: split, samples, seed, batch_size.
     """
+    check_tolerance(tol)
     options.setdefault("order", VALIDATION_FIRST)
     batches = batches_for(chain, data, **options)
     with progress("analyze", batches.summary.samples) as on_batch:

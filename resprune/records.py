@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas
 
 WHOLE = "b"
 """Letter of a block with its residual branch in `Architecture.stages`."""
@@ -110,7 +113,7 @@ class Preprocessing:
         Raises:
             KeyError, TypeError, ValueError: when the object has another form.
         """
-        return cls(
+        recipe = cls(
             channels=int(data["channels"]),
             height=int(data["height"]),
             width=int(data["width"]),
@@ -120,6 +123,14 @@ class Preprocessing:
             interpolation=str(data["interpolation"]),
             source=source,
         )
+        sizes = (recipe.channels, recipe.height, recipe.width, recipe.resize or 1)
+        if min(sizes) < 1 or not len(recipe.mean) == len(recipe.std) == recipe.channels:
+            raise ValueError(f"sizes {sizes} with {len(recipe.mean)} means and {len(recipe.std)} deviations")
+        if not all(0 < value < float("inf") for value in recipe.std):
+            raise ValueError(f"the deviations are not all positive: {recipe.std}")
+        if recipe.interpolation not in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"):
+            raise ValueError(f"unknown interpolation {recipe.interpolation!r}")
+        return recipe
 
 
 @dataclass(frozen=True)
@@ -219,6 +230,12 @@ class Trajectory:
     def depth(self) -> int:
         """N, the number of blocks."""
         return len(self.rows)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return the rows as a table, one line a block, the JSON keys as columns."""
+        import pandas
+
+        return pandas.DataFrame([asdict(row) for row in self.rows], columns=[f.name for f in fields(BlockRow)])
 
     @property
     def residual_norms_relative(self) -> tuple[float, ...]:

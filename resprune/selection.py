@@ -20,6 +20,16 @@ def tail_rule(residual_norms_relative: Sequence[float], tol: float) -> int:
     return depth
 
 
+def check_tolerance(tol: float) -> None:
+    """Refuse what is no tolerance.
+
+    Raises:
+        UsageError: where it is negative or no number.
+    """
+    if not 0 <= tol < float("inf"):
+        raise UsageError(f"the tolerance must be a number >= 0, got {tol}", hint="for example --tol 1e-3")
+
+
 def select(
     trajectory: Trajectory | None = None,
     *,
@@ -39,13 +49,12 @@ def select(
         UsageError: where not exactly one wish is given, or it is out of range.
     """
     if (tol is None) == (depth is None):
-        raise UsageError("give either a tolerance or a depth", hint="--tol 1e-3, or --depth 9")
+        raise UsageError("give a tolerance or a depth, one of the two", hint="--tol 1e-3, or --depth 9")
     total = trajectory.depth if trajectory is not None else blocks
     if total is None:
         raise UsageError("neither a trajectory nor a number of blocks is given")
     if tol is not None:
-        if not 0 <= tol < float("inf"):
-            raise UsageError(f"the tolerance must be a number >= 0, got {tol}")
+        check_tolerance(tol)
         if trajectory is None:
             raise UsageError("a tolerance needs residual norms", hint="give --data, or use --depth")
         rule, depth = f"tail, tol {tol:g}", tail_rule(trajectory.residual_norms_relative, tol)

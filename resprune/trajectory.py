@@ -136,7 +136,9 @@ def evaluate(chain: ResidualChain, batches: Iterable[Batch], *, on_batch: OnBatc
     tally = Tally(1)
     for images, labels in batches:
         if labels is None:
-            raise DataError("there are no labels to evaluate against", hint="use labelled images")
+            raise DataError(
+                "there are no labels to evaluate against", hint="use labelled images, such as class folders"
+            )
         tally.add(chain(images.to(chain.device)).unsqueeze(1), labels.to(chain.device))
         if on_batch is not None:
             on_batch(len(images))

@@ -215,8 +215,8 @@ def test_measuring_without_data_is_wrong_use(cifar_file: Path, command: str) -> 
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        ([], "give either a tolerance or a depth; --tol 1e-3, or --depth 9"),
-        (["--tol", 0.1, "--depth", 2], "give either a tolerance or a depth"),
+        ([], "give a tolerance or a depth, one of the two; --tol 1e-3, or --depth 9"),
+        (["--tol", 0.1, "--depth", 2], "give a tolerance or a depth, one of the two"),
         (["--depth", 9], "depth 9 is out of range, the network has the blocks 0..7"),
         (["--tol", 0.1], "no data given; name images with --data"),
         (["--depth", 2, "--device", "abacus"], "device 'abacus' cannot be used"),

@@ -9,9 +9,10 @@ from conftest import ARCHITECTURES, make_chain
 from torch import Tensor
 
 from resprune import families
-from resprune.chain import ResidualChain, check_split, open_chain
+from resprune.chain import ResidualChain
 from resprune.checkpoint import Checkpoint
 from resprune.errors import ArchitectureError
+from resprune.opening import check_split, open_chain
 from resprune.records import Architecture, Origin
 
 TORCHVISION = {
@@ -81,10 +82,14 @@ def test_the_chain_is_the_network(chain: ResidualChain, images: Tensor) -> None:
     check_split(chain)
 
 
+def _one_percent_more(module: torch.nn.Module, args: object, output: Tensor) -> Tensor:
+    return 1.01 * output
+
+
 @torch.inference_mode()
 def test_a_block_that_is_no_sum_is_refused_by_name(chain: ResidualChain) -> None:
     victim = chain.blocks[2]
-    handle = victim.part.module.register_forward_hook(lambda module, args, output: output * 1.01)
+    handle = victim.part.module.register_forward_hook(_one_percent_more)
     with pytest.raises(ArchitectureError, match=victim.path):
         check_split(chain)
     handle.remove()

@@ -58,13 +58,11 @@ def test_an_output_below_a_file_is_refused(cifar_file: Path) -> None:
     assert f"{out}: cannot be written (Not a directory)" in refusal(3, *prune_to(cifar_file, out))
 
 
-@pytest.mark.xfail(strict=True, reason="refuse_existing lets an OSError through")
 def test_an_output_with_an_impossible_name_is_refused(cifar_file: Path, tmp_path: Path) -> None:
     line = refusal(3, *prune_to(cifar_file, tmp_path / ("x" * 300)))
     assert "cannot be written (File name too long)" in line
 
 
-@pytest.mark.xfail(strict=True, reason="write_text removes its draft outside what turns an OSError into a line")
 def test_a_csv_file_below_a_file_is_refused(cifar_file: Path, image_folder: Callable[..., Path]) -> None:
     line = refusal(3, "analyze", cifar_file, "--data", image_folder(), "--csv", cifar_file / "a.csv")
     assert f"{cifar_file / 'a.csv'}: cannot be written (Not a directory)" in line
@@ -146,7 +144,6 @@ def test_a_config_of_another_network_is_refused(folder: Path, changes: dict[str,
     assert message in refusal(3, "inspect", edited(folder, "architecture", changes))
 
 
-@pytest.mark.xfail(strict=True, reason="a config's options reach the family's constructor unchecked")
 @pytest.mark.parametrize(
     "changes",
     [{"options": {}}, {"options": {"widths": "abc", "in_channels": 3, "classes": 10}}, {"stages": ["b"]}],
@@ -155,7 +152,6 @@ def test_a_config_that_builds_no_network_is_refused(folder: Path, changes: dict[
     assert str(folder) in refusal(3, "inspect", edited(folder, "architecture", changes))
 
 
-@pytest.mark.xfail(strict=True, reason="a config's preprocessing is believed unchecked")
 @pytest.mark.parametrize(
     "changes",
     [{"height": 0}, {"channels": 1}, {"mean": [0.5]}, {"std": [0, 0, 0]}, {"interpolation": "best"}],

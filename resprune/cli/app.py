@@ -144,7 +144,7 @@ def prune(
         from resprune.report import results, tables
 
         if (tol is None) == (depth is None):
-            raise UsageError("give either a tolerance or a depth", hint="--tol 1e-3, or --depth 9")
+            raise UsageError("give a tolerance or a depth, one of the two", hint="--tol 1e-3, or --depth 9")
         if out is None and not dry_run:
             raise UsageError("no output folder given", hint="add --out DIR, or --dry-run to see the plan only")
         if out is not None and not dry_run:

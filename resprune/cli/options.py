@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 CheckpointArgument = Annotated[
-    str, typer.Argument(metavar="CKPT", help="Checkpoint file or folder, or 'demo'.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="CKPT", help="Checkpoint file or folder, torchvision/NAME, or demo.", show_default=False
+    ),
 ]
 Data = Annotated[
     str | None,

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,16 @@ def refuse_existing(folder: Path, force: bool) -> None:
     Raises:
         OutputError: where it exists and ``force`` is off, or it is no folder that resprune wrote.
     """
-    if not folder.exists() and not folder.is_symlink():
-        return
-    ours = folder.is_dir() and ((folder / WEIGHTS_FILE).is_file() or not any(folder.iterdir()))
+    try:
+        if not folder.exists() and not folder.is_symlink():
+            return
+        ours = (
+            folder.is_dir()
+            and not folder.is_symlink()
+            and ((folder / WEIGHTS_FILE).is_file() or not any(folder.iterdir()))
+        )
+    except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror or error})", where=folder) from error
     if not ours:
         raise OutputError(
             "exists and is no folder of resprune's, so it is not replaced",
@@ -98,6 +105,8 @@ def write_text(path: Path, content: str) -> None:
     Raises:
         OutputError: where it cannot be written.
     """
+    if path.is_dir():
+        raise OutputError("is a folder, not a file", where=path, hint="give a file name")
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
         draft.write_text(content, encoding="utf-8")
@@ -105,7 +114,8 @@ def write_text(path: Path, content: str) -> None:
     except OSError as error:
         raise OutputError(f"cannot be written ({error.strerror or error})", where=path) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

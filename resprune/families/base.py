@@ -152,3 +152,8 @@ def block_counts(weights: Weights, block_keys: set[str]) -> list[int] | None:
 def channels_of(weights: Weights, key: str) -> int:
     """Return the input channels of the convolution at ``key``, or 0 where it is none."""
     return weights[key].shape[1] if weights[key].ndim == 4 else 0
+
+
+def outputs_of(weights: Weights, key: str) -> int:
+    """Return the outputs of the layer at ``key``, or 0 where it is none."""
+    return len(weights[key]) if key in weights and weights[key].ndim > 1 else 0

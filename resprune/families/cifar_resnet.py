@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resprune.families.base import Part, Parts, Weights, block_counts, channels_of, chop, named
+from resprune.families.base import Part, Parts, Weights, block_counts, channels_of, chop, named, outputs_of
 from resprune.families.layers import PadChannels, Subsample
 from resprune.records import WHOLE, Architecture, Preprocessing
 
@@ -78,10 +78,12 @@ class CifarOptionA:
         if weights["conv1.weight"].shape[2:] != (3, 3):
             return None
         options = {
-            "widths": [len(weights[f"layer{stage + 1}.0.conv2.weight"]) for stage in range(len(counts))],
+            "widths": [outputs_of(weights, f"layer{stage + 1}.0.conv2.weight") for stage in range(len(counts))],
             "in_channels": channels_of(weights, "conv1.weight"),
-            "classes": len(weights["linear.weight"]),
+            "classes": outputs_of(weights, "linear.weight"),
         }
+        if not all(options["widths"]) or not options["classes"]:
+            return None
         stages = tuple(WHOLE * count for count in counts)
         return Architecture(self.name, f"resnet{2 * sum(counts) + 2}", stages, options)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from resprune.families.base import Part, Parts, Weights, block_counts, channels_of, chop, named
+from resprune.families.base import Part, Parts, Weights, block_counts, channels_of, chop, named, outputs_of
 from resprune.records import WHOLE, Architecture, Preprocessing
 
 _BLOCK_KEYS = {"bn1", "conv1", "bn2", "conv2", "downsample"}
@@ -91,8 +91,10 @@ class PreAct:
         counts = block_counts(weights, _BLOCK_KEYS)
         if counts is None or not {"conv1.weight", "norm.weight", "fc.weight"} <= weights.keys():
             return None
-        stem, classes = channels_of(weights, "conv1.weight"), len(weights["fc.weight"])
-        widths = [len(weights[f"layer{stage + 1}.0.conv2.weight"]) for stage in range(len(counts))]
+        stem, classes = channels_of(weights, "conv1.weight"), outputs_of(weights, "fc.weight")
+        widths = [outputs_of(weights, f"layer{stage + 1}.0.conv2.weight") for stage in range(len(counts))]
+        if not all(widths) or not classes or not stem:
+            return None
         depth = 2 * sum(counts) + 2
         return architecture(f"preact-resnet{depth}", counts, widths, in_channels=stem, classes=classes)
 

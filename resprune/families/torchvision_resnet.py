@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from resprune.families.base import Part, Parts, Weights, block_counts, chop, named
+from resprune.families.base import Part, Parts, Weights, block_counts, chop, named, outputs_of
 from resprune.records import WHOLE, Architecture, Preprocessing
 
 _BLOCK_KEYS = {"conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample"}
@@ -38,8 +38,9 @@ class TorchvisionResNet:
             return None
         if weights["conv1.weight"].shape != (64, 3, 7, 7):
             return None
-        middle = weights["layer1.0.conv2.weight"]
-        if middle.ndim != 4 or not middle.shape[1]:
+        middle = weights.get("layer1.0.conv2.weight")
+        classes = outputs_of(weights, "fc.weight")
+        if middle is None or middle.ndim != 4 or not middle.shape[1] or not classes:
             return None
         block = "bottleneck" if "layer1.0.conv3.weight" in weights else "basic"
         groups = middle.shape[0] // middle.shape[1]
@@ -48,7 +49,7 @@ class TorchvisionResNet:
             "block": block,
             "groups": groups,
             "width_per_group": width,
-            "classes": len(weights["fc.weight"]),
+            "classes": classes,
         }
         stages = tuple(WHOLE * count for count in counts)
         fallback = f"resnet-{block}-{'-'.join(map(str, counts))}"

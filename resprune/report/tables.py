@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from dataclasses import asdict, fields
-
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -84,11 +80,11 @@ def suggestion(analysis: Analysis) -> str:
     rows, depth, tol = analysis.trajectory.rows, analysis.suggested_depth, analysis.tolerance
     if depth < len(rows):
         exit_accuracy = rows[depth].exit_accuracy
+        moved = sum(row.residual_norm_relative for row in rows[depth:])
         kept = "" if exit_accuracy is None else f" at accuracy {100 * exit_accuracy:.2f} %"
         return (
-            f"Suggestion: keep {depth} of {len(rows)} blocks{kept}: every residual from block {depth} on is"
-            f" at most {tol:g} of the output, so all that follows changes it by at most"
-            f" {(len(rows) - depth) * tol:g}."
+            f"Suggestion: keep {depth} of {len(rows)} blocks{kept}. Every residual from block {depth} on is"
+            f" at most {tol:g} of the output; together they move it by at most {moved:.1g}."
         )
     text = f"Suggestion: no block at the end can go at tolerance {tol:g}"
     text += f" (the last residual is {rows[-1].residual_norm_relative:.1e})." if rows else "."
@@ -144,11 +140,7 @@ def evaluate(network: NetworkSummary, data: DataSummary, evaluation: Evaluation)
 
 def trajectory_csv(analysis: Analysis) -> str:
     """Return the blocks as comma-separated values, one line a block, the JSON keys as header."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [field.name for field in fields(BlockRow)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in analysis.trajectory.rows)
-    return buffer.getvalue()
+    return analysis.trajectory.to_frame().to_csv(index=False, lineterminator="\n")
 
 
 def _least_effect(rows: tuple[BlockRow, ...]) -> BlockRow | None:

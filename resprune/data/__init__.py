@@ -1,0 +1,6 @@
+"""Images for a network: a data spec becomes a `Source`, a source becomes `Batches`, streamed."""
+
+from resprune.data.batches import Batches, open_data
+from resprune.data.sources import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST
+
+__all__ = ["CHOICE_FIRST", "TEST_FIRST", "VALIDATION_FIRST", "Batches", "open_data"]

@@ -1,0 +1,153 @@
+"""A data spec becomes batches of network input, streamed: nothing grows with the number of images."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as TF
+
+from resprune.checkpoint import DEMO, DEMO_FOLDER
+from resprune.data.sources import LAYOUTS, VALIDATION_FIRST, CheckedLabels, Item, Sample, Source, find_source
+from resprune.errors import DataError, UsageError
+from resprune.records import DataSummary, Preprocessing
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches (images (n, c, h, w) float32, labels (n,) int64 or None); can be iterated any number of times."""
+
+    source: Source
+    summary: DataSummary
+    preprocessing: Preprocessing
+    batch_size: int
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the batches carry labels."""
+        return self.source.labelled
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        pixels: list[np.ndarray] = []
+        labels: list[int] = []
+        for item in self.source:
+            pixels.append(_decode(item, self.preprocessing))
+            if item.label is not None:
+                labels.append(item.label)
+            if len(pixels) == self.batch_size:
+                yield self._batch(pixels, labels)
+                pixels, labels = [], []
+        if pixels:
+            yield self._batch(pixels, labels)
+
+    def _batch(self, pixels: list[np.ndarray], labels: list[int]) -> tuple[Tensor, Tensor | None]:
+        recipe = self.preprocessing
+        # (n, h, w, c) bytes seen as (n, c, h, w) are channels-last, the format convolutions like best.
+        images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float().div_(255)
+        images.sub_(torch.tensor(recipe.mean).view(1, -1, 1, 1))
+        images.div_(torch.tensor(recipe.std).view(1, -1, 1, 1))
+        return images, torch.tensor(labels) if self.labelled else None
+
+
+def open_data(
+    spec: str | Path,
+    preprocessing: Preprocessing,
+    classes: int,
+    *,
+    split: str | None = None,
+    order: Sequence[str] = VALIDATION_FIRST,
+    samples: int | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> Batches:
+    """Open images for a network.
+
+    Args:
+        spec: Folder with one folder a class (below ``train/``, ``validation/``, ``test/`` or not), flat
+            folder of images, file or folder of Parquet in the Hugging Face image layout, or ``demo``.
+        preprocessing: Of the network.
+        classes: Number of the network's logits.
+        split: Name of the split; by default the first of ``order`` that is there.
+        order: See `VALIDATION_FIRST`, `TEST_FIRST`, `CHOICE_FIRST`.
+        samples: Read so many images only, drawn by ``seed`` and kept in order.
+        seed: Of the draw.
+        batch_size: By default 128 small images or 32 large ones.
+
+    Raises:
+        DataError: where nothing can be read, or it does not fit the network.
+        UsageError: where the split does not exist.
+    """
+    root = DEMO_FOLDER / "validation.parquet" if str(spec) == DEMO else Path(spec)
+    try:
+        name, source = find_source(root, str(spec), split, order)
+    except OSError as error:
+        raise DataError(
+            f"cannot be read ({error.strerror})", where=spec, hint="check its permissions"
+        ) from error
+    if len(source) == 0:
+        raise DataError("no images found", where=spec, hint=LAYOUTS)
+    if source.label_names is not None and len(source.label_names) != classes:
+        raise DataError(
+            f"the labels have {len(source.label_names)} classes, the network {classes}",
+            where=spec,
+            hint="use the data that the network was trained on",
+        )
+    if samples is not None and samples < len(source):
+        if samples < 1:
+            raise UsageError(f"samples must be at least 1, got {samples}")
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(source), generator=generator)[:samples].tolist()
+        source = Sample(source, frozenset(chosen))
+    size = batch_size or (128 if preprocessing.height * preprocessing.width <= 64 * 64 else 32)
+    summary = DataSummary(str(spec), name, len(source))
+    _check_first(source, preprocessing)
+    return Batches(CheckedLabels(source, classes), summary, preprocessing, size)
+
+
+def _check_first(source: Source, preprocessing: Preprocessing) -> None:
+    """Decode one image now, so that data that does not fit is refused before anything is computed."""
+    _decode(next(iter(source)), preprocessing)
+
+
+def _decode(item: Item, recipe: Preprocessing) -> np.ndarray:
+    """Return (h, w, c) bytes of the network's input size."""
+    try:
+        opened = Image.open(io.BytesIO(item.content) if isinstance(item.content, bytes) else item.content)
+        with opened as image:
+            image = _fit(image, item.where, recipe)
+            pixels = np.asarray(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(
+            f"the image cannot be decoded ({reason})", where=item.where, hint="replace or remove it"
+        ) from error
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _fit(image: Image.Image, where: str, recipe: Preprocessing) -> Image.Image:
+    """Bring an image to the input's size and channels, or refuse it."""
+    mode = "L" if recipe.channels == 1 else "RGB"
+    if recipe.resize is not None:
+        # Photographs come grey, with alpha or in CMYK; the usual recipes convert them without a word.
+        interpolation = InterpolationMode(recipe.interpolation)
+        photograph: Any = image.convert(mode)  # torchvision's annotations know tensors only
+        scaled = TF.resize(photograph, [recipe.resize], interpolation)
+        return cast("Image.Image", TF.center_crop(scaled, [recipe.height, recipe.width]))
+    if image.mode == "P":
+        image = image.convert("RGB")
+    if image.mode != mode or image.size != (recipe.width, recipe.height):
+        got = f"{image.width}x{image.height} pixels, {len(image.getbands())} channels ({image.mode})"
+        raise DataError(
+            f"the network takes {recipe.width}x{recipe.height} pixels, {recipe.channels} channels; got {got}",
+            where=where,
+            hint="use the data that the network was trained on",
+        )
+    return image
