@@ -8,7 +8,7 @@ a round, and their median and quartiles are printed. Weights are random: they do
 Contenders:
 
 - bare: ``network(images)`` as a user calls it, images and weights in the default memory format;
-- bare, channels last: the same with both in the format that `analyze` reads images in;
+- bare, channels last: the same with both in the memory format that `analyze` works in;
 - analyze: `resprune.trajectory.measure` without drop effects;
 - analyze with drops: the same with them;
 - one by one: every SubResNet-M, M = 0..N, built and run by itself.

@@ -37,7 +37,7 @@ def verify(
     tally = Tally(2)
     difference = largest = 0.0
     for images, labels in batches:
-        images = images.to(chain.device)
+        images = images.to(chain.device, memory_format=torch.channels_last)
         if plan.is_tail:
             logits = exits(images)
             before, reference = logits[:, -1], logits[:, plan.depth]
