@@ -4,8 +4,8 @@
 ARG BASE=python:3.12-slim
 FROM ${BASE}
 
-# PyTorch's CPU builds of torch and torchvision spare some 5 GB; for a CUDA base give
-# --build-arg TORCH_INDEX=https://pypi.org/simple
+# PyTorch's own CPU builds spare some 5 GB. With --build-arg TORCH_INDEX=https://pypi.org/simple the CUDA
+# builds are taken; BASE may be any image with Python 3.11 or newer and pip.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN python3 -m pip install --no-cache-dir --index-url "${TORCH_INDEX}" "torch>=2.10" "torchvision>=0.25"
 

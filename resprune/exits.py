@@ -125,7 +125,9 @@ class SkipChainExits:
                 statistics = ExitStatistics(
                     leaf.running_mean.repeat(exits, 1), leaf.running_var.repeat(exits, 1)
                 )
-            self.norms[path] = ExitNorm(leaf, statistics)
+            self.norms[path] = ExitNorm(
+                leaf, ExitStatistics(*(tensor.to(self._chain.device) for tensor in statistics))
+            )
         return self.norms[path]
 
     def start(self) -> ExitPass:

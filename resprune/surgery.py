@@ -90,8 +90,9 @@ def _move_exit_statistics(
         if old is None or not isinstance(norm, nn.BatchNorm2d):
             continue
         rows = len(old.mean)
-        if depth < rows:
-            norm.running_mean, norm.running_var = old.mean[depth].clone(), old.var[depth].clone()
+        if depth < rows and norm.running_mean is not None and norm.running_var is not None:
+            norm.running_mean.copy_(old.mean[depth])
+            norm.running_var.copy_(old.var[depth])
         keep = min(depth, rows)
         if keep:
             moved[path] = ExitStatistics(old.mean[:keep].clone(), old.var[:keep].clone())

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from resprune.chain import ResidualChain
 from resprune.errors import ArchitectureError, DataError
 from resprune.records import Trajectory
+from resprune.selection import select
 from resprune.stage_cost import vanishing_group
-from resprune.surgery import skip_blocks
+from resprune.surgery import remove_blocks, skip_blocks
 from resprune.trajectory import Batch, evaluate, measure
 
 
@@ -145,3 +146,11 @@ def test_top_class_ties_break_as_argmax_breaks_them() -> None:
     ones = evaluate(chain, [(images, torch.ones(4, dtype=torch.int64))])
     assert (ones.accuracy, ones.accuracy_top5) == (0.0, 1.0)
     assert evaluate(chain, [(images, torch.full((4,), 5))]).accuracy_top5 == 0.0
+
+
+def test_a_network_without_blocks_has_one_exit() -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    bare = remove_blocks(chain, select(depth=0, blocks=chain.depth))
+    measured = measure(bare, [(make_images(chain, 2), None)])
+    assert measured.rows == ()
+    assert measured.final_norm > 0
