@@ -51,6 +51,9 @@ def _terminate(number: int, frame: object) -> None:
 @contextmanager
 def progress(description: str, images: int) -> Iterator[Callable[[int], None]]:
     """Show a bar with the remaining time on stderr, where that is a terminal."""
+    if not stderr.is_terminal:
+        yield lambda done: None
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -59,7 +62,7 @@ def progress(description: str, images: int) -> Iterator[Callable[[int], None]]:
         TextColumn("remaining"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
+    with Progress(*columns, console=stderr, transient=True) as bar:
         task = bar.add_task(description, total=images)
         yield lambda done: bar.advance(task, done)
 
