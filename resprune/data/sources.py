@@ -146,11 +146,10 @@ class FileSource:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Some images of another source, in its order."""
+class _View:
+    """Another source's images, some of them or with a check."""
 
     source: Source
-    chosen: frozenset[int]
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
@@ -163,6 +162,16 @@ class Sample:
         return self.source.labelled
 
     def __len__(self) -> int:
+        return len(self.source)
+
+
+@dataclass(frozen=True)
+class Sample(_View):
+    """Some images of another source, in its order."""
+
+    chosen: frozenset[int]
+
+    def __len__(self) -> int:
         return len(self.chosen)
 
     def __iter__(self) -> Iterator[Item]:
@@ -172,22 +181,10 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class CheckedLabels:
+class CheckedLabels(_View):
     """A source whose labels are checked one by one: a wrong one would make an accuracy a lie."""
 
-    source: Source
     classes: int
-
-    @property
-    def label_names(self) -> tuple[str, ...] | None:
-        return self.source.label_names
-
-    @property
-    def labelled(self) -> bool:
-        return self.source.labelled
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def __iter__(self) -> Iterator[Item]:
         for item in self.source:
