@@ -34,7 +34,10 @@ from resprune.trajectory import measure
 
 NETWORKS = {
     "CIFAR ResNet, 27 blocks": Architecture(
-        "cifar-option-a", "resnet56", ("b" * 9,) * 3, {"widths": [16, 32, 64], "in_channels": 3, "classes": 10}
+        "cifar-resnet",
+        "resnet56",
+        ("b" * 9,) * 3,
+        {"widths": [16, 32, 64], "in_channels": 3, "classes": 10, "shortcut": "A"},
     ),
     "ResNet-50, 224x224": Architecture(
         "torchvision-resnet",
@@ -50,7 +53,7 @@ def make_chain(architecture: Architecture) -> ResidualChain:
     torch.manual_seed(0)
     network = families.build(architecture, device="cpu").requires_grad_(False)
     recipe = families.family_of(architecture).preprocessing(architecture)
-    size = 32 if architecture.family == "cifar-option-a" else 224
+    size = 32 if architecture.family == "cifar-resnet" else 224
     recipe = Preprocessing(3, size, size, recipe.mean, recipe.std)
     return assemble(network, architecture, recipe, Origin("random", "0" * 64, "none"))
 

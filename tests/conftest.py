@@ -27,16 +27,18 @@ def _torchvision(
     return Architecture("torchvision-resnet", name, stages, options)
 
 
-def _cifar(stages: tuple[str, ...]) -> Architecture:
-    options = {"widths": [8, 16, 32], "in_channels": 3, "classes": 10}
-    return Architecture("cifar-option-a", "resnet", stages, options)
+def _cifar(stages: tuple[str, ...], shortcut: str) -> Architecture:
+    widths = [8, 16, 32, 40][: len(stages)]
+    options = {"widths": widths, "in_channels": 3, "classes": 10, "shortcut": shortcut}
+    return Architecture("cifar-resnet", "resnet", stages, options)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     "torchvision basic": _torchvision("basic", ("bb", "bbb", "b", "bb"), "basic"),
     "torchvision bottleneck": _torchvision("bottleneck", ("bb", "b", "bb", "b"), "bottleneck", width=16),
     "torchvision resnext": _torchvision("resnext", ("b", "bb", "b", "b"), "bottleneck", groups=4, width=4),
-    "cifar option A": _cifar(("bbb", "bb", "bbb")),
+    "cifar option A": _cifar(("bbb", "bb", "bbb"), "A"),
+    "cifar option B": _cifar(("bb", "bb", "b", "bb"), "B"),
     "preact homogeneous": preact.architecture("homogeneous", [6], [8], in_channels=1, classes=10),
     "preact standard": preact.architecture("standard", [2, 2, 3], [8, 16, 32], in_channels=3, classes=10),
     "preact strided stem": preact.architecture("strided", [4], [8], in_channels=3, classes=10, stem_stride=2),

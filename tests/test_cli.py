@@ -78,7 +78,7 @@ def test_inspect_json(cifar_file: Path) -> None:
     found = json.loads(resprune("inspect", cifar_file, "--json").stdout)
     assert found["schema"] == "resprune/inspect/1"
     assert found["checkpoint"].keys() >= KEYS_CHECKPOINT
-    assert found["checkpoint"]["family"] == "cifar-option-a"
+    assert found["checkpoint"]["family"] == "cifar-resnet"
     assert found["checkpoint"]["blocks"] == 8
     assert found["stages"] == [3, 2, 3]
     assert found["format"] == "torch zip"

@@ -7,12 +7,12 @@ from torch import nn
 
 from resprune.errors import ArchitectureError
 from resprune.families.base import Family, Part, Parts, Weights
-from resprune.families.cifar_resnet import CifarOptionA
+from resprune.families.cifar_resnet import CifarResNets
 from resprune.families.preact import PreAct
 from resprune.families.torchvision_resnet import TorchvisionResNet
 from resprune.records import WHOLE, Architecture
 
-FAMILIES: tuple[Family, ...] = (TorchvisionResNet(), CifarOptionA(), PreAct())
+FAMILIES: tuple[Family, ...] = (TorchvisionResNet(), CifarResNets(), PreAct())
 
 __all__ = ["FAMILIES", "Family", "Part", "Parts", "Weights", "build", "family_of", "recognise", "reduce"]
 

@@ -1,6 +1,7 @@
-"""CIFAR ResNets with parameter-free shortcuts ("option A"): He et al. 2016, section 4.2.
+"""CIFAR ResNets of basic blocks with a 3x3 stem: He et al. 2016, section 4.2, and what grew from it.
 
-Names as in the widespread PyTorch version of Y. Idelbayev: ``conv1, bn1, layer1..layer3, linear``.
+Names ``conv1, bn1, layer1.., linear``, as in Y. Idelbayev's version (three stages, parameter-free "option A"
+shortcuts, or "option B" projections) and in kuangliu's (four stages, option B).
 """
 
 from __future__ import annotations
@@ -14,20 +15,33 @@ from resprune.families.base import Part, Parts, Weights, block_counts, channels_
 from resprune.families.layers import PadChannels, Subsample
 from resprune.records import WHOLE, Architecture, Preprocessing
 
-_BLOCK_KEYS = {"conv1", "bn1", "conv2", "bn2"}
+_BLOCK_KEYS = {"conv1", "bn1", "conv2", "bn2", "shortcut"}
+
+
+_RECIPES = {
+    False: ("the recipe of pytorch_resnet_cifar10", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    True: ("the recipe of kuangliu's pytorch-cifar", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+}
 
 
 class CifarBlock(nn.Module):
-    """``x -> relu(S(x) + bn2(conv2(relu(bn1(conv1(x))))))``; S slices and pads with zero channels."""
+    """``x -> relu(S(x) + bn2(conv2(relu(bn1(conv1(x))))))``.
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    Where width or size changes, S slices and pads with zero channels (option A) or projects (option B).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, shortcut: str) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.shortcut = nn.Sequential()
-        if stride != 1 or in_channels != out_channels:
+        changes = stride != 1 or in_channels != out_channels
+        if changes and shortcut == "B":
+            projection = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
+        elif changes:
             extra = out_channels - in_channels
             self.shortcut = nn.Sequential(Subsample(stride), PadChannels(extra // 2, extra - extra // 2))
 
@@ -43,9 +57,12 @@ class CifarResNet(nn.Module):
         blocks: Blocks of every stage.
         widths: Filters of every stage; the first is the stem's too.
         in_channels, classes: Of the images and the labels.
+        shortcut: ``A`` or ``B``.
     """
 
-    def __init__(self, blocks: list[int], widths: list[int], in_channels: int, classes: int) -> None:
+    def __init__(
+        self, blocks: list[int], widths: list[int], in_channels: int, classes: int, shortcut: str
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
@@ -54,7 +71,7 @@ class CifarResNet(nn.Module):
         for stage, (name, count, out) in enumerate(zip(self.stages, blocks, widths, strict=True)):
             layer = nn.Sequential()
             for position in range(count):
-                layer.append(CifarBlock(width, out, 2 if stage > 0 and position == 0 else 1))
+                layer.append(CifarBlock(width, out, 2 if stage > 0 and position == 0 else 1, shortcut))
                 width = out
             self.add_module(name, layer)
         self.linear = nn.Linear(width, classes)
@@ -66,10 +83,10 @@ class CifarResNet(nn.Module):
         return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-class CifarOptionA:
+class CifarResNets:
     """Adapter of `CifarResNet`."""
 
-    name = "cifar-option-a"
+    name = "cifar-resnet"
 
     def recognise(self, weights: Weights) -> Architecture | None:
         counts = block_counts(weights, _BLOCK_KEYS)
@@ -81,6 +98,7 @@ class CifarOptionA:
             "widths": [outputs_of(weights, f"layer{stage + 1}.0.conv2.weight") for stage in range(len(counts))],
             "in_channels": channels_of(weights, "conv1.weight"),
             "classes": outputs_of(weights, "linear.weight"),
+            "shortcut": "B" if any(".shortcut." in key for key in weights) else "A",
         }
         if not all(options["widths"]) or not options["classes"]:
             return None
@@ -90,7 +108,13 @@ class CifarOptionA:
     def build(self, architecture: Architecture) -> nn.Module:
         options = architecture.options
         blocks = [max(1, len(stage)) for stage in architecture.stages]
-        return CifarResNet(blocks, list(options["widths"]), options["in_channels"], options["classes"])
+        return CifarResNet(
+            blocks,
+            list(options["widths"]),
+            options["in_channels"],
+            options["classes"],
+            options["shortcut"],
+        )
 
     def split(self, network: nn.Module, architecture: Architecture) -> Parts:
         assert isinstance(network, CifarResNet)
@@ -109,16 +133,14 @@ class CifarOptionA:
 
     def preprocessing(self, architecture: Architecture) -> Preprocessing:
         channels = architecture.options["in_channels"]
-        return Preprocessing(
-            channels=channels,
-            height=32,
-            width=32,
-            mean=(0.485, 0.456, 0.406) if channels == 3 else (0.5,) * channels,
-            std=(0.229, 0.224, 0.225) if channels == 3 else (0.5,) * channels,
-            source="the recipe of pytorch_resnet_cifar10, assumed",
-        )
+        source, mean, std = _RECIPES[len(architecture.stages) == 4]
+        if channels != 3:
+            source, mean, std = "none known for such images", (0.5,) * channels, (0.5,) * channels
+        return Preprocessing(channels, 32, 32, mean, std, source=f"{source}, assumed")
 
     def assumptions(self, architecture: Architecture) -> tuple[str, ...]:
+        if architecture.options["shortcut"] == "B":
+            return ()
         return ("option-A shortcuts pad half of the zero channels before and half after",)
 
     def timm_config(self, architecture: Architecture) -> dict[str, Any] | None:
