@@ -186,6 +186,8 @@ def _clean(loaded: Mapping[Any, Any], name: str, notes: list[str]) -> dict[str, 
         if key.endswith("num_batches_tracked"):
             continue
         problem = _problem(tensor)
+        if problem is None and key.endswith("running_var") and bool((tensor < 0).any()):
+            problem = "holds negative variances"
         if problem is not None:
             raise ArchitectureError(
                 f"{key} {problem}", where=name, hint="use an undamaged checkpoint of floating-point weights"

@@ -165,7 +165,9 @@ def prune(
     pruned = surgery.remove_blocks(chain, plan)
     if data is None and chain.origin.path != checkpoint.DEMO:
         images = seeded_images(chain.preprocessing, SEEDED_IMAGES, options.get("seed", 0))
-        figures, summary = verify(chain, pruned, plan, [(images, None)]), None
+        seeded, summary = [(batch, None) for batch in images.split(4)], None
+        with progress("verify", SEEDED_IMAGES) as on_batch:
+            figures = verify(chain, pruned, plan, seeded, on_batch=on_batch)
     else:
         options.setdefault("order", TEST_FIRST)
         batches = batches_for(chain, data, **options)
@@ -200,8 +202,8 @@ def save(pruned: Pruned, folder: str | Path, *, force: bool = False) -> list[str
     outcome = pruned.outcome
     with output.whole_or_nothing(Path(folder), force) as draft:
         output.write_network(pruned.chain, draft, results.provenance(outcome))
-        output.write_json(draft / "report.json", results.portable(results.prune(outcome)))
-        (draft / "README.md").write_text(card.model_card(outcome, Path(folder).name), encoding="utf-8")
+        output.write_json(draft / output.REPORT_FILE, results.portable(results.prune(outcome)))
+        (draft / output.CARD_FILE).write_text(card.model_card(outcome, Path(folder).name), encoding="utf-8")
         return sorted(entry.name for entry in draft.iterdir())
 
 

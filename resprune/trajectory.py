@@ -33,7 +33,16 @@ class Tally:
         self._sums = torch.zeros(3, networks, dtype=torch.float64)
 
     def add(self, logits: Tensor, labels: Tensor | None) -> None:
-        """Add logits (n, networks, classes) and class indices (n,)."""
+        """Add logits (n, networks, classes) and class indices (n,).
+
+        Raises:
+            ArchitectureError: where a logit is NaN or infinite.
+        """
+        # NaN compares false with everything and would count as a hit.
+        if not bool(torch.isfinite(logits).all()):
+            raise ArchitectureError(
+                "the logits are not finite", hint="check the preprocessing, and that the weights are undamaged"
+            )
         n, networks, classes = logits.shape
         self.samples += n
         if labels is None:

@@ -45,6 +45,8 @@ def verify(
             before, reference = chain(images), skip_blocks(chain, images, plan.removed)
         after = pruned(images)
         tally.add(torch.stack([before, after], dim=1), None if labels is None else labels.to(chain.device))
+        if not bool(torch.isfinite(reference).all()):
+            raise VerificationError("the origin's exit is not finite", where=chain.origin.path)
         difference = max(difference, float((after - reference).abs().max()))
         largest = max(largest, float(reference.abs().max()))
         if on_batch is not None:

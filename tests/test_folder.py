@@ -157,6 +157,7 @@ def test_a_failed_replacement_leaves_the_old_folder(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with whole_or_nothing(out, force=False) as draft:
         (draft / "model.safetensors").write_text("old")
+        (draft / "config.json").write_text('{"resprune": {}}')
     with pytest.raises(KeyboardInterrupt):
         write_and_fail(out, force=True)
     assert (out / "model.safetensors").read_text() == "old"
@@ -169,6 +170,8 @@ def test_a_failed_replacement_leaves_the_old_folder(tmp_path: Path) -> None:
 def test_folders_that_are_not_ours_are_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / "home" / name).write_text('{"resprune": {}}')
     with pytest.raises(OutputError, match="no folder of resprune's"), whole_or_nothing(tmp_path / "home", True):
         pass
     assert (tmp_path / "home" / "letter.txt").read_text() == "dear"

@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resprune.chain import ResidualChain
-from resprune.errors import ArchitectureError, DataError
+from resprune.errors import ArchitectureError, DataError, ResPruneError
 from resprune.records import Trajectory
 from resprune.selection import select
 from resprune.stage_cost import vanishing_group
 from resprune.surgery import remove_blocks, skip_blocks
 from resprune.trajectory import Batch, evaluate, measure
+from resprune.verify import verify
 
 
 @pytest.fixture
@@ -154,3 +155,17 @@ def test_a_network_without_blocks_has_one_exit() -> None:
     measured = measure(bare, [(make_images(chain, 2), None)])
     assert measured.rows == ()
     assert measured.final_norm > 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_no_hits(value: float) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    with torch.no_grad():
+        chain.network.get_parameter("linear.bias").fill_(value)
+    batch: Batch = (make_images(chain, 2), torch.zeros(2, dtype=torch.int64))
+    for run in (measure, evaluate):
+        with pytest.raises(ArchitectureError, match="not finite"):
+            run(chain, [batch])
+    plan = select(depth=2, blocks=chain.depth)
+    with pytest.raises(ResPruneError, match="not finite"):
+        verify(chain, remove_blocks(chain, plan), plan, [(batch[0], None)])

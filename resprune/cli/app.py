@@ -14,6 +14,7 @@ app = typer.Typer(
     help="Prune trained ResNets block by block, see what every block does, and ship a plain model.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # it would swallow "[default: ...]"
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -145,6 +146,11 @@ def prune(
 
         if (tol is None) == (depth is None):
             raise UsageError("give a tolerance or a depth, one of the two", hint="--tol 1e-3, or --depth 9")
+        if depth is not None and split is not None:
+            raise UsageError(
+                "--split names the images that a plan is chosen on, and a depth needs none",
+                hint="use --test-split for the figures",
+            )
         if out is None and not dry_run:
             raise UsageError("no output folder given", hint="add --out DIR, or --dry-run to see the plan only")
         if out is not None and not dry_run:

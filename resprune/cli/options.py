@@ -37,9 +37,10 @@ BatchSize = Annotated[
 ]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="CPU threads [default: torch's].", show_default=False)
+    int | None,
+    typer.Option(min=1, max=1024, metavar="N", help="CPU threads [default: torch's].", show_default=False),
 ]
-Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Of everything drawn.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, metavar="N", help="Of everything drawn.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Tolerance = Annotated[

@@ -231,8 +231,9 @@ def _splits(root: Path) -> dict[str, Path | tuple[Path, ...]]:
             files.setdefault(_ALIASES.get(match[0], match[0]), []).append(path)
     if files:
         return {name: tuple(paths) for name, paths in files.items()}
-    folders = {_ALIASES.get(f.name, f.name): f for f in sorted(root.iterdir()) if f.is_dir()}
-    return {name: folder for name, folder in folders.items() if name in VALIDATION_FIRST}
+    folders = {_ALIASES.get(f.name, f.name): f for f in _folders(root)}
+    # A class may be called "train": folders are splits only where all of them are.
+    return dict(folders) if set(folders) <= set(VALIDATION_FIRST) else {}
 
 
 def _open_plain(place: Path | tuple[Path, ...], spec: str) -> Source:
@@ -246,15 +247,20 @@ def _open_plain(place: Path | tuple[Path, ...], spec: str) -> Source:
     parquet = sorted(place.glob("*.parquet"))
     if parquet:
         return ParquetSource.open(parquet)
-    folders = sorted(entry for entry in place.iterdir() if entry.is_dir())
+    folders = _folders(place)
     if not folders:
         return FileSource(tuple((path, None) for path in _images(place)), None)
     files = [(path, label) for label, folder in enumerate(folders) for path in _images(folder)]
     return FileSource(tuple(files), tuple(folder.name for folder in folders))
 
 
+def _folders(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
 def _images(folder: Path) -> Iterable[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:

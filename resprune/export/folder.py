@@ -18,6 +18,10 @@ from resprune.chain import ResidualChain
 from resprune.checkpoint import CONFIG_FILE, EXITS_FILE, WEIGHTS_FILE
 from resprune.errors import OutputError
 
+REPORT_FILE = "report.json"
+CARD_FILE = "README.md"
+_FILES = {WEIGHTS_FILE, EXITS_FILE, CONFIG_FILE, REPORT_FILE, CARD_FILE}
+
 
 def refuse_existing(folder: Path, force: bool) -> None:
     """Check, before anything is computed, that a folder may be written.
@@ -28,11 +32,7 @@ def refuse_existing(folder: Path, force: bool) -> None:
     try:
         if not folder.exists() and not folder.is_symlink():
             return
-        ours = (
-            folder.is_dir()
-            and not folder.is_symlink()
-            and ((folder / WEIGHTS_FILE).is_file() or not any(folder.iterdir()))
-        )
+        ours = _is_ours(folder)
     except OSError as error:
         raise OutputError(f"cannot be written ({error.strerror or error})", where=folder) from error
     if not ours:
@@ -45,6 +45,21 @@ def refuse_existing(folder: Path, force: bool) -> None:
         raise OutputError("exists already", where=folder, hint="add --force to replace it")
 
 
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is empty, or holds what resprune writes and nothing else."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    names = {entry.name for entry in folder.iterdir()}
+    if not names:
+        return True
+    if CONFIG_FILE not in names or not names <= _FILES:
+        return False
+    try:
+        return "resprune" in json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (ValueError, TypeError):
+        return False
+
+
 @contextmanager
 def whole_or_nothing(folder: Path, force: bool) -> Iterator[Path]:
     """Yield a hidden folder beside the target that takes its place when the block ends without an error.
@@ -54,8 +69,8 @@ def whole_or_nothing(folder: Path, force: bool) -> Iterator[Path]:
     """
     refuse_existing(folder, force)
     target = folder.absolute()
-    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    draft = target.with_name(f".resprune-{os.getpid()}.draft")
+    old = target.with_name(f".resprune-{os.getpid()}.old")
     try:
         try:
             draft.mkdir(parents=True)
@@ -69,7 +84,8 @@ def whole_or_nothing(folder: Path, force: bool) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
         if old.exists() and not target.exists():
             old.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
+        elif old.exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def write_network(chain: ResidualChain, folder: Path, provenance: dict[str, Any] | None = None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -84,7 +86,7 @@ def suggestion(analysis: Analysis) -> str:
         kept = "" if exit_accuracy is None else f" at accuracy {100 * exit_accuracy:.2f} %"
         return (
             f"Suggestion: keep {depth} of {len(rows)} blocks{kept}. Every residual from block {depth} on is"
-            f" at most {tol:g} of the output; together they move it by at most {moved:.1g}."
+            f" at most {tol:g} of the output; together they move it by at most {_ceiling(moved)}."
         )
     text = f"Suggestion: no block at the end can go at tolerance {tol:g}"
     text += f" (the last residual is {rows[-1].residual_norm_relative:.1e})." if rows else "."
@@ -141,6 +143,14 @@ def evaluate(network: NetworkSummary, data: DataSummary, evaluation: Evaluation)
 def trajectory_csv(analysis: Analysis) -> str:
     """Return the blocks as comma-separated values, one line a block, the JSON keys as header."""
     return analysis.trajectory.to_frame().to_csv(index=False, lineterminator="\n")
+
+
+def _ceiling(value: float) -> str:
+    """Two digits, rounded up: a bound must not be rounded to below what it bounds."""
+    if value == 0:
+        return "0"
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return f"{math.ceil(value / unit) * unit:.1e}"
 
 
 def _least_effect(rows: tuple[BlockRow, ...]) -> BlockRow | None:
