@@ -108,9 +108,9 @@ def measure(
     if tally.samples == 0:
         raise DataError("no images to measure on")
     final_norm = math.sqrt(final_square / tally.samples)
-    if not math.isfinite(final_norm) or final_norm == 0:
+    if final_norm == 0:
         raise ArchitectureError(
-            "the logits are all zero" if final_norm == 0 else "the logits are not finite",
+            "the logits are all zero",
             where=chain.origin.path,
             hint="check the preprocessing, and that the network was trained",
         )
