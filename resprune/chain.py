@@ -6,17 +6,18 @@ Everything below this file sees chains only and knows no family. In the paper's 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from resprune import families
-from resprune.families import Part
+from resprune.families import Family, Part
 from resprune.records import Architecture, NetworkSummary, Origin, Preprocessing
 
 
@@ -86,6 +87,7 @@ class ResidualChain:
         stem, head: As in the paper; the head gives logits.
         blocks: Those with a residual branch, k = 0..N-1.
         tail: Bare skip steps after the last block; with the head they make the head of a SubResNet.
+        family: Splits the native network, and builds others of its kind.
         exit_statistics: For networks trained with the stage cost: path of a norm on the exits' way ->
             statistics of the exits that pass it. Empty: the exits use the network's own.
     """
@@ -99,6 +101,7 @@ class ResidualChain:
     blocks: tuple[Block, ...]
     tail: tuple[nn.Module, ...]
     head: nn.Sequential
+    family: Family
     exit_statistics: Mapping[str, ExitStatistics] = field(default_factory=dict)
 
     @property
@@ -109,8 +112,7 @@ class ResidualChain:
     @property
     def classes(self) -> int:
         """Number of logits."""
-        last = [layer for layer in self.head.modules() if isinstance(layer, nn.Linear)][-1]
-        return last.out_features
+        return self.architecture.options["classes"]
 
     @property
     def device(self) -> torch.device:
@@ -136,14 +138,27 @@ class ResidualChain:
         }
 
     @cached_property
+    def outline(self) -> ResidualChain:
+        """The same chain on the meta device: shapes and no numbers."""
+        tensors = (*self.network.parameters(), *self.network.buffers())
+        memo: dict[int, Any] = {id(tensor): _without_numbers(tensor) for tensor in tensors}
+        network = copy.deepcopy(self.network, memo)
+        return assemble(network, self.architecture, self.preprocessing, self.origin, family=self.family)
+
+    @cached_property
+    def _costs(self) -> tuple[int, tuple[tuple[int, int], ...]]:
+        return _count(self if self.device.type == "meta" else self.outline)
+
+    @property
     def costs(self) -> tuple[tuple[int, int], ...]:
         """(multiply-accumulates for one image, parameters) of every whole block."""
-        return _block_costs(self.architecture, self.preprocessing)[1]
+        return self._costs[1]
 
     @cached_property
     def summary(self) -> NetworkSummary:
-        """Identity and size, for reports."""
-        return summarise(self.architecture, self.preprocessing, self.origin)
+        """Identity and size, for reports; no weights are needed."""
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        return NetworkSummary(self.origin, self.architecture, self.depth, parameters, self._costs[0])
 
 
 def assemble(
@@ -152,9 +167,11 @@ def assemble(
     preprocessing: Preprocessing,
     origin: Origin,
     exit_statistics: Mapping[str, ExitStatistics] | None = None,
+    family: Family | None = None,
 ) -> ResidualChain:
     """View a native network as a chain; nothing is copied. See `ResidualChain` for the arguments."""
-    parts = families.family_of(architecture).split(network, architecture)
+    family = family or families.family_of(architecture)
+    parts = family.split(network, architecture)
     blocks: list[Block] = []
     waiting: list[nn.Module] = []
     for part in parts.blocks:
@@ -173,16 +190,9 @@ def assemble(
         blocks=tuple(blocks),
         tail=tuple(waiting),
         head=parts.head,
+        family=family,
         exit_statistics=dict(exit_statistics or {}),
     )
-
-
-def summarise(architecture: Architecture, preprocessing: Preprocessing, origin: Origin) -> NetworkSummary:
-    """Return a network's identity and size from its architecture alone; no weights are needed."""
-    network = families.build(architecture)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    macs, _ = _block_costs(architecture, preprocessing)
-    return NetworkSummary(origin, architecture, architecture.blocks, parameters, macs)
 
 
 def seeded_images(preprocessing: Preprocessing, count: int, seed: int, size: int | None = None) -> Tensor:
@@ -193,13 +203,15 @@ def seeded_images(preprocessing: Preprocessing, count: int, seed: int, size: int
     return torch.randn(count, preprocessing.channels, height, width, generator=generator)
 
 
-def _block_costs(
-    architecture: Architecture, preprocessing: Preprocessing
-) -> tuple[int, tuple[tuple[int, int], ...]]:
-    """Return the network's multiply-accumulates and (macs, parameters) of every block, on meta tensors."""
-    network = families.build(architecture)
-    chain = assemble(network, architecture, preprocessing, Origin("", "", ""))
-    image = torch.empty(1, preprocessing.channels, preprocessing.height, preprocessing.width, device="meta")
+def _without_numbers(tensor: Tensor) -> Tensor:
+    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+
+
+def _count(chain: ResidualChain) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """Return a chain's multiply-accumulates and (macs, parameters) of every block; the chain is on meta."""
+    recipe = chain.preprocessing
+    image = torch.empty(1, recipe.channels, recipe.height, recipe.width, device="meta")
     costs = []
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         x = chain.stem(image)

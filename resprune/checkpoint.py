@@ -14,7 +14,7 @@ from torch import Tensor
 from resprune import registered
 from resprune.errors import ArchitectureError, CheckpointError, printable
 from resprune.formats import read_safetensors, read_torch, sha256, sniff
-from resprune.records import Architecture, Origin, Preprocessing
+from resprune.records import Architecture, Claim, Origin, Preprocessing
 
 DEMO = "demo"
 """Name of the small trained network that the package ships."""
@@ -49,6 +49,7 @@ class Checkpoint:
         weights: Native parameter and buffer names; float32, finite, on the CPU.
         origin: Where they came from and what was done to them.
         architecture, preprocessing: From the file's own metadata; None where it has none.
+        claim: What metadata of another program says the network is, if anything.
         exit_statistics: Norm's path -> (mean, variance), (exits, channels) each.
     """
 
@@ -56,6 +57,7 @@ class Checkpoint:
     origin: Origin
     architecture: Architecture | None = None
     preprocessing: Preprocessing | None = None
+    claim: Claim | None = None
     exit_statistics: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
@@ -103,7 +105,7 @@ def _read_folder(folder: Path, name: str) -> Checkpoint:
         exit_statistics = _pair_statistics(read_safetensors(exits_path, where=f"{name}, {EXITS_FILE}"), name)
         notes.append(f"batch-norm statistics of the exits' own from {EXITS_FILE}")
     origin = Origin(name, sha256(weights_path), "safetensors folder", tuple(notes))
-    return Checkpoint(weights, origin, architecture, preprocessing, exit_statistics)
+    return Checkpoint(weights, origin, architecture, preprocessing, exit_statistics=exit_statistics)
 
 
 def _read_file(path: Path, name: str) -> Checkpoint:

@@ -10,89 +10,139 @@ from torch import nn
 from resprune import families
 from resprune.chain import ExitStatistics, ResidualChain, assemble, seeded_images
 from resprune.checkpoint import Checkpoint
-from resprune.errors import ArchitectureError
-from resprune.records import Architecture, Origin, Preprocessing
+from resprune.errors import ArchitectureError, UsageError
+from resprune.families import Family
+from resprune.records import Architecture, Claim, Origin, Preprocessing, Wish
 
 SELF_CHECK_TOLERANCE = 1e-4
 """Largest deviation of a block from activation(skip + branch), relative to its largest output."""
 _SELF_CHECK_SIZE = 64
 
 
-def open_chain(checkpoint: Checkpoint, preprocessing: Preprocessing | None = None) -> ResidualChain:
+def open_chain(
+    checkpoint: Checkpoint,
+    preprocessing: Preprocessing | None = None,
+    *,
+    wish: Wish | None = None,
+    family: Family | None = None,
+) -> ResidualChain:
     """Turn a checkpoint into the chain of its network, checked block by block.
 
     Args:
-        checkpoint: As `resprune.checkpoint.read` returns it; its tensors are copied.
+        checkpoint: As `resprune.checkpoint.read` returns it; its tensors are copied. Where they are on
+            the meta device, shapes are checked and numbers are not.
         preprocessing: Overrides what the checkpoint or its family says.
+        wish: What the user says of the network; goes before everything else.
+        family: Of the user's own, for a folder that was written with it.
 
     Raises:
         ArchitectureError: where the weights are of no known family, do not fit the architecture exactly,
             or a block is not activation(skip + branch).
+        UsageError: where the wish is for something that there is not.
     """
-    architecture, origin = identify(checkpoint)
+    architecture, origin = identify(checkpoint, wish or Wish(), family)
+    family = family or families.family_of(architecture)
+    network = _fill(checkpoint, architecture, family)
+    chain = assemble(
+        network,
+        architecture,
+        preprocessing or checkpoint.preprocessing or family.preprocessing(architecture),
+        origin,
+        {path: ExitStatistics(*pair) for path, pair in checkpoint.exit_statistics.items()},
+        family,
+    )
+    _check_preprocessing(chain)
+    _check_exit_statistics(chain)
+    if chain.device.type != "meta":
+        check_split(chain)
+    return chain
+
+
+def _fill(checkpoint: Checkpoint, architecture: Architecture, family: Family) -> nn.Module:
+    """Build the network and load the weights strictly."""
+    where = checkpoint.origin.path
+    try:
+        network = families.build(architecture, family=family)
+    except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise ArchitectureError(
+            f"no network of the family {architecture.family} can be built ({type(error).__name__}: {error})",
+            where=where,
+            hint="the config or the weights may be damaged",
+        ) from error
     # Copied into memory of torch's own: kernels choose their path by alignment, which a mapped file lacks,
     # and the same weights would give other last bits.
     weights = {
         name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in checkpoint.weights.items()
     }
-    try:
-        network = families.build(architecture)
-    except ArchitectureError as error:
-        raise ArchitectureError(error.what, where=origin.path, hint="a newer resprune may know it") from error
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ArchitectureError(
-            f"no network of the family {architecture.family} can be built ({type(error).__name__}: {error})",
-            where=origin.path,
-            hint="the config or the weights may be damaged",
-        ) from error
+    for name, counter in network.state_dict().items():
+        if name.endswith("num_batches_tracked") and name not in weights:  # torch before 0.4.1 had none
+            weights[name] = torch.zeros_like(counter, device="cpu")
     try:
         network.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
         raise ArchitectureError(
             f"the weights do not fit {architecture.name} ({_first_mismatch(error)})",
-            where=origin.path,
+            where=where,
             hint="resprune inspect shows what was recognised",
         ) from error
-    network.requires_grad_(False)
-    chain = assemble(
-        network,
-        architecture,
-        preprocessing or recipe(checkpoint, architecture),
-        origin,
-        {path: ExitStatistics(*pair) for path, pair in checkpoint.exit_statistics.items()},
-    )
-    _check_preprocessing(chain)
-    _check_exit_statistics(chain)
-    check_split(chain)
-    return chain
+    return network.requires_grad_(False)
 
 
-def identify(checkpoint: Checkpoint) -> tuple[Architecture, Origin]:
-    """Return what the checkpoint's metadata says of its architecture, else what names and shapes tell.
+def identify(checkpoint: Checkpoint, wish: Wish, family: Family | None = None) -> tuple[Architecture, Origin]:
+    """Return the architecture that the user, else the metadata, else names and shapes tell.
 
     Raises:
-        ArchitectureError: where neither does.
+        ArchitectureError: where none does.
+        UsageError: where the wish is for something that there is not.
     """
-    architecture = checkpoint.architecture
-    if architecture is not None:
-        return architecture, checkpoint.origin
-    architecture = families.recognise(checkpoint.weights)
-    if architecture is None:
-        sample = ", ".join(list(checkpoint.weights)[:3])
-        known = ", ".join(family.name for family in families.FAMILIES)
+    architecture, where = _architecture(checkpoint, wish)
+    family = family or families.family_of(architecture)
+    assumptions = () if checkpoint.architecture is not None else families.assumptions(architecture, family)
+    for name, value in wish.assume.items():
+        known = {assumption.name: assumption for assumption in assumptions}
+        if name not in known or value not in (known[name].value, *known[name].others):
+            choices = [a.flag("|".join((a.value, *a.others))) for a in assumptions if a.name != "arch"]
+            raise UsageError(
+                f"nothing to assume as {name}={value} for {architecture.name}",
+                where=checkpoint.origin.path,
+                hint=f"choose from {', '.join(choices)}" if choices else "leave --assume out",
+            )
+        architecture = family.assume(architecture, name, value)
+    given = {"arch", *wish.assume} if where else set(wish.assume)
+    left = tuple(a for a in families.assumptions(architecture, family) if a.name not in given)
+    notes = (*checkpoint.origin.notes, *([f"architecture from {where}"] if where else []))
+    return architecture, replace(checkpoint.origin, notes=notes, assumptions=left if assumptions else ())
+
+
+def _architecture(checkpoint: Checkpoint, wish: Wish) -> tuple[Architecture, str]:
+    """Return the architecture and who says so; nobody where names and shapes told it."""
+    origin, weights = checkpoint.origin, checkpoint.weights
+    if wish.arch is not None:
+        library, _, name = wish.arch.rpartition("/")
+        found = families.by_name(Claim(name, library), weights)
+        if found is None:
+            raise UsageError(
+                f"these weights cannot be those of {wish.arch!r}",
+                where=origin.path,
+                hint=f"leave --arch out, or choose from {', '.join(families.candidates(weights)) or 'none'}",
+            )
+        return found, "--arch"
+    if checkpoint.architecture is not None:
+        return checkpoint.architecture, ""
+    claim = checkpoint.claim
+    found = None if claim is None else families.by_name(claim, weights)
+    if claim is not None and found is not None:
+        return found, claim.where
+    found = families.recognise(weights)
+    if found is None:
+        reason = families.refusal(weights)
+        sample = ", ".join(list(weights)[:3])
         raise ArchitectureError(
-            f"no residual network that resprune knows: {len(checkpoint.weights)} tensors, first {sample}",
-            where=checkpoint.origin.path,
-            hint=f"the families read so far are {known}",
+            reason or f"no residual network that resprune knows: {len(weights)} tensors, first {sample}",
+            where=origin.path,
+            hint="resprune families lists what is read; from Python, resprune.wrap takes any nn.Module",
         )
-    assumed = families.family_of(architecture).assumptions(architecture)
-    notes = (*checkpoint.origin.notes, *(f"assumed: {text}" for text in assumed))
-    return architecture, replace(checkpoint.origin, notes=notes)
-
-
-def recipe(checkpoint: Checkpoint, architecture: Architecture) -> Preprocessing:
-    """Return the checkpoint's preprocessing, else its family's known one."""
-    return checkpoint.preprocessing or families.family_of(architecture).preprocessing(architecture)
+    return found, ""
 
 
 @torch.inference_mode()

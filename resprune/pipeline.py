@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from resprune import checkpoint, surgery, trajectory
-from resprune.chain import ResidualChain, seeded_images, summarise
+from resprune.chain import ResidualChain, seeded_images
 from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST, Batches, open_data
 from resprune.errors import UsageError
 from resprune.export import folder as output
@@ -136,8 +136,7 @@ def choose(
 
 def preview(chain: ResidualChain, plan: PrunePlan) -> NetworkSummary:
     """Return what a plan's result would be, without its weights."""
-    architecture = surgery.reduced_architecture(chain, plan)
-    return summarise(architecture, chain.preprocessing, chain.origin)
+    return surgery.remove_blocks(chain.outline, plan).summary
 
 
 def prune(

@@ -13,6 +13,8 @@ WHOLE = "b"
 """Letter of a block with its residual branch in `Architecture.stages`."""
 BARE = "s"
 """Letter of a block of which only the skip step is left."""
+GONE = "-"
+"""Letter of a block that left nothing behind, in networks whose blocks cannot be counted anew."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Architecture:
         family: Name of the adapter in `resprune.families`.
         name: The field's name for it, such as ``resnet50``.
         stages: One string a stage, one letter a block: `WHOLE` or `BARE`. A removed block whose skip
-            step does nothing leaves no letter, so a stage may be empty.
+            step does nothing leaves no letter, so a stage may be empty; where the family builds
+            networks of a fixed depth only, it leaves the letter `GONE`.
         options: The family's own constructor arguments, JSON values only.
     """
 
@@ -66,10 +69,56 @@ class Architecture:
         """
         stages = data["stages"]
         if not isinstance(stages, list) or not all(
-            isinstance(stage, str) and set(stage) <= {WHOLE, BARE} for stage in stages
+            isinstance(stage, str) and set(stage) <= {WHOLE, BARE, GONE} for stage in stages
         ):
-            raise ValueError(f"stages is no list of strings of {WHOLE!r} and {BARE!r}: {stages!r}")
+            raise ValueError(f"stages is no list of strings of {WHOLE}, {BARE} and {GONE}: {stages!r}")
         return cls(str(data["family"]), str(data["name"]), tuple(stages), dict(data["options"]))
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """A choice that names and shapes leave open, and that changes what the network computes.
+
+    Attributes:
+        name: What is chosen, such as ``stride``, or ``arch`` for the architecture as a whole.
+        value: What was taken.
+        others: What would load just as well.
+        meaning: The choice in words.
+    """
+
+    name: str
+    value: str
+    others: tuple[str, ...]
+    meaning: str
+
+    def flag(self, value: str) -> str:
+        """Return what the command line takes for one of the values."""
+        return f"--arch {value}" if self.name == "arch" else f"--assume {self.name}={value}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a checkpoint's own metadata says its network is.
+
+    Attributes:
+        name: Such as ``resnet50d``, as the library that wrote it names it.
+        library: ``timm``, ``torchvision``, or empty where it is not said.
+        arguments: Of the library's constructor; JSON values only.
+        where: Which part of the checkpoint says so, for the user to judge.
+    """
+
+    name: str
+    library: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user says of a network: its architecture's name, and values of assumptions."""
+
+    arch: str | None = None
+    assume: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,13 +190,15 @@ class Origin:
         path: As the user named it.
         sha256: Of the weights file, hexadecimal.
         format: Such as ``torch zip`` or ``safetensors``.
-        notes: What was unwrapped, stripped, dropped or assumed on the way, for the user to read.
+        notes: What was unwrapped, stripped or dropped on the way, for the user to read.
+        assumptions: What the checkpoint does not say and was taken to be so.
     """
 
     path: str
     sha256: str
     format: str
     notes: tuple[str, ...] = ()
+    assumptions: tuple[Assumption, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from resprune import families
 from resprune.chain import ExitStatistics, ResidualChain, assemble
 from resprune.errors import UsageError
-from resprune.records import BARE, WHOLE, Architecture, PrunePlan
-
-_GONE = " "
+from resprune.records import BARE, GONE, WHOLE, Architecture, PrunePlan
 
 
 def remove_blocks(chain: ResidualChain, plan: PrunePlan) -> ResidualChain:
@@ -36,11 +34,10 @@ def remove_blocks(chain: ResidualChain, plan: PrunePlan) -> ResidualChain:
     architecture, letters = reduced_architecture(chain, plan), _letters(chain, plan)
     memo: dict[int, Any] = {}
     network = copy.deepcopy(chain.network, memo)
-    family = families.family_of(chain.architecture)
-    families.reduce(network, family.split(network, chain.architecture), letters)
+    families.reduce(network, chain.family.split(network, chain.architecture), letters)
     twins = {memo[id(norm)]: path for norm, path in chain.named_norms().items()}
     statistics = _move_exit_statistics(network, chain.exit_statistics, twins, plan)
-    return assemble(network, architecture, chain.preprocessing, chain.origin, statistics)
+    return assemble(network, architecture, chain.preprocessing, chain.origin, statistics, chain.family)
 
 
 def reduced_architecture(chain: ResidualChain, plan: PrunePlan) -> Architecture:
@@ -54,7 +51,11 @@ def reduced_architecture(chain: ResidualChain, plan: PrunePlan) -> Architecture:
     old = chain.architecture
     if not plan.removed:
         return old
-    stages = tuple(stage.replace(_GONE, "") for stage in _letters(chain, plan))
+    stages = _letters(chain, plan)
+    if chain.family.depth_is_free(old):
+        stages = tuple(letters.replace(GONE, "") for letters in stages)
+    else:
+        stages = tuple(_overlay(before, after) for before, after in zip(old.stages, stages, strict=True))
     return replace(old, name=f"{re.sub(r'-sub[0-9]+$', '', old.name)}-sub{plan.depth}", stages=stages)
 
 
@@ -64,10 +65,16 @@ def _letters(chain: ResidualChain, plan: PrunePlan) -> tuple[str, ...]:
     stages = [""] * len(chain.architecture.stages)
     for part in chain.parts:
         if part.path in removed:
-            stages[part.stage] += _GONE if part.step_is_trivial else BARE
+            stages[part.stage] += GONE if part.step_is_trivial else BARE
         else:
             stages[part.stage] += BARE if part.branch is None else WHOLE
     return tuple(stages)
+
+
+def _overlay(before: str, after: str) -> str:
+    """Put the letters of the blocks that are there into a stage that remembers those that are gone."""
+    letters = iter(after)
+    return "".join(GONE if letter == GONE else next(letters) for letter in before)
 
 
 @torch.no_grad()

@@ -105,13 +105,7 @@ def test_macs_of_resnet50_are_the_published_ones() -> None:
     # Published: 4.09 billion multiply-accumulates, 25.6 million parameters.
     with torch.device("meta"):
         weights = torchvision.models.resnet50().state_dict()
-    found = families.recognise(weights)
-    assert found is not None
-    chain = make_chain(found)
-    from resprune.chain import summarise
-
-    recipe = families.family_of(found).preprocessing(found)
-    summary = summarise(found, recipe, chain.origin)
+    summary = open_chain(Checkpoint(dict(weights), Origin("resnet50", "", ""))).summary
     assert summary.macs == pytest.approx(4.09e9, rel=1e-3)
     assert summary.parameters == 25_557_032
 

@@ -13,7 +13,6 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from resprune import families
 from resprune.chain import ResidualChain
 from resprune.checkpoint import CONFIG_FILE, EXITS_FILE, WEIGHTS_FILE
 from resprune.errors import OutputError
@@ -141,13 +140,13 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def loads_in_timm(chain: ResidualChain) -> bool:
     """Whether plain timm can load the folder, ``timm.create_model("local-dir:...", pretrained=True)``."""
-    return families.family_of(chain.architecture).timm_config(chain.architecture) is not None
+    return chain.family.timm_config(chain.architecture) is not None
 
 
 def _config(chain: ResidualChain, provenance: dict[str, Any]) -> dict[str, Any]:
     """Return the config: timm's keys where timm has such a network, and our own section always."""
     recipe, architecture = chain.preprocessing, chain.architecture
-    timm = families.family_of(architecture).timm_config(architecture)
+    timm = chain.family.timm_config(architecture)
     config: dict[str, Any] = {"architecture": architecture.name, "num_classes": chain.classes}
     if timm is not None:
         size = [recipe.channels, recipe.height, recipe.width]

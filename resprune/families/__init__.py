@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import nn
 
@@ -10,7 +12,7 @@ from resprune.families.base import Family, Part, Parts, Weights
 from resprune.families.cifar_resnet import CifarResNets
 from resprune.families.preact import PreAct
 from resprune.families.torchvision_resnet import TorchvisionResNet
-from resprune.records import WHOLE, Architecture
+from resprune.records import GONE, WHOLE, Architecture, Assumption, Claim
 
 FAMILIES: tuple[Family, ...] = (TorchvisionResNet(), CifarResNets(), PreAct())
 
@@ -30,19 +32,40 @@ def family_of(architecture: Architecture) -> Family:
     raise ArchitectureError(f"unknown family {architecture.family!r}, known are {known}")
 
 
+def by_name(claim: Claim, weights: Weights) -> Architecture | None:
+    """Return the first family's answer to a name that metadata or the user gives, or None."""
+    return next((found for family in FAMILIES if (found := family.by_name(claim, weights)) is not None), None)
+
+
 def recognise(weights: Weights) -> Architecture | None:
     """Return the first family's answer to what names and shapes tell, or None."""
     return next((found for family in FAMILIES if (found := family.recognise(weights)) is not None), None)
 
 
-def build(architecture: Architecture, device: str = "meta") -> nn.Module:
+def assumptions(architecture: Architecture, family: Family | None = None) -> tuple[Assumption, ...]:
+    """Return what names and shapes do not tell about an architecture that they were asked for."""
+    return (family or family_of(architecture)).assumptions(architecture)
+
+
+def candidates(weights: Weights) -> tuple[str, ...]:
+    """Return the names that ``--arch`` takes for these weights."""
+    return tuple(found.name for family in FAMILIES if (found := family.recognise(weights)) is not None)
+
+
+def refusal(weights: Weights) -> str | None:
+    """Say why networks that are known and cannot be read are refused, or None."""
+    return None
+
+
+def build(architecture: Architecture, device: str = "meta", family: Family | None = None) -> nn.Module:
     """Return a native network with the architecture's blocks and bare skip steps, in eval mode.
 
     Args:
         architecture: Any, reduced ones included.
         device: On ``meta``, parameters have shapes and no storage.
+        family: Where it is none of `FAMILIES`.
     """
-    family = family_of(architecture)
+    family = family or family_of(architecture)
     with torch.device(device):
         network = family.build(architecture).eval()
     reduce(network, family.split(network, architecture), architecture.stages)
@@ -53,18 +76,24 @@ def reduce(network: nn.Module, parts: Parts, stages: tuple[str, ...]) -> None:
     """Cut a network, in place, down to the blocks and bare skip steps that ``stages`` names.
 
     Args:
-        network: A native network whose blocks live in one `nn.Sequential` a stage.
+        network: A native network whose blocks are the children of modules that run their children in turn.
         parts: Its split.
-        stages: As `Architecture.stages`, with one letter for each of the parts, or a blank for a block
-            that goes altogether. A stage without letters loses all its blocks.
+        stages: As `Architecture.stages`, with one letter for each of the parts; a block of the letter
+            `GONE` goes altogether, and a stage without letters loses all its blocks.
     """
+    containers: dict[str, list[tuple[Part, str]]] = {}
     for stage, letters in enumerate(stages):
         mine = [part for part in parts.blocks if part.stage == stage]
-        if letters == WHOLE * len(mine):
+        for part, letter in zip(mine, letters or GONE * len(mine), strict=True):
+            containers.setdefault(part.path.rpartition(".")[0], []).append((part, letter))
+    for container, blocks in containers.items():
+        if all(letter == WHOLE for _, letter in blocks):
             continue
         kept = [
             part.module if letter == WHOLE or part.branch is None else part.step()
-            for part, letter in zip(mine, letters, strict=bool(letters))
-            if letter != " "
+            for part, letter in blocks
+            if letter != GONE
         ]
-        network.set_submodule(mine[0].path.rpartition(".")[0], nn.Sequential(*kept))
+        # The first of the old names, so that a shorter stage is named as the family names it.
+        names = [part.path.rpartition(".")[2] for part, _ in blocks]
+        network.set_submodule(container, nn.Sequential(OrderedDict(zip(names, kept, strict=False))))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import re
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 
+from resprune.errors import ArchitectureError
 from resprune.families.layers import BareStep
-from resprune.records import Architecture, Preprocessing
+from resprune.records import Architecture, Assumption, Claim, Preprocessing
 
 Weights = Mapping[str, Tensor]
 
@@ -70,37 +72,73 @@ class Parts:
     head: nn.Sequential
 
 
-class Family(Protocol):
-    """One architecture family: recognise its weights, build its networks, split them into parts."""
+class Family(ABC):
+    """One architecture family: recognise its weights, build its networks, split them into parts.
+
+    `name` and `split` are all that a network handed over as a module needs (`resprune.wrap`); what reads
+    checkpoints and writes folders needs the rest. Every architecture has the options ``classes`` and
+    ``in_channels``.
+    """
 
     name: str
 
+    @abstractmethod
+    def split(self, network: nn.Module, architecture: Architecture) -> Parts:
+        """Take a native network apart; blocks may have been reduced to `BareStep` before."""
+
     def recognise(self, weights: Weights) -> Architecture | None:
-        """Return the architecture that names and shapes tell, or None where they are not this family's."""
-        ...
+        """Return the architecture that names and shapes tell, or None where they are not this family's.
+
+        Args:
+            weights: A state dict; of its tensors nothing but the shapes may be looked at.
+        """
+        return None
+
+    def by_name(self, claim: Claim, weights: Weights) -> Architecture | None:
+        """Return the architecture that metadata or the user names, or None where this family has no such.
+
+        The name says what shapes cannot; blocks, classes and channels are the weights' own.
+        """
+        found = self.recognise(weights)
+        return found if found is not None and found.name == claim.name else None
 
     def build(self, architecture: Architecture) -> nn.Module:
         """Return a native network with every block whole; weights as the constructor leaves them.
 
         A stage without letters is built with one block. `resprune.families.build` cuts both down.
         """
-        ...
+        raise ArchitectureError(f"the family {self.name!r} builds no networks of its own")
 
-    def split(self, network: nn.Module, architecture: Architecture) -> Parts:
-        """Take a native network apart; blocks may have been reduced to `BareStep` before."""
-        ...
+    def depth_is_free(self, architecture: Architecture) -> bool:
+        """Whether `build` can give the stages any number of blocks."""
+        return True
 
     def preprocessing(self, architecture: Architecture) -> Preprocessing:
         """Return the family's known recipe for its inputs."""
-        ...
+        raise ArchitectureError(
+            f"no preprocessing is known for the family {self.name!r}",
+            hint="pass a Preprocessing, or --input-size, --mean and --std",
+        )
 
-    def assumptions(self, architecture: Architecture) -> tuple[str, ...]:
-        """Return what `recognise` had to assume because names and shapes do not tell it."""
-        ...
+    def assumptions(self, architecture: Architecture) -> tuple[Assumption, ...]:
+        """Return what names and shapes do not tell, with the values that would load as well.
+
+        ``architecture.options[assumption.name]`` is the value, unless `assume` says otherwise.
+        """
+        return ()
+
+    def assume(self, architecture: Architecture, name: str, value: str) -> Architecture:
+        """Return the architecture with another value of one of its assumptions."""
+        kind = type(architecture.options.get(name, value))
+        return replace(architecture, options={**architecture.options, name: kind(value)})
 
     def timm_config(self, architecture: Architecture) -> dict[str, Any] | None:
         """Return ``architecture`` and ``model_args`` for plain timm, or None where it has no such class."""
-        ...
+        return None
+
+    def variants(self) -> tuple[str, ...]:
+        """Return names of the networks that the family covers, for the documentation."""
+        return (self.name,)
 
 
 def named(**layers: nn.Module) -> nn.Sequential:

@@ -11,9 +11,19 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resprune.families.base import Part, Parts, Weights, block_counts, channels_of, chop, named, outputs_of
+from resprune.families.base import (
+    Family,
+    Part,
+    Parts,
+    Weights,
+    block_counts,
+    channels_of,
+    chop,
+    named,
+    outputs_of,
+)
 from resprune.families.layers import PadChannels, Subsample
-from resprune.records import WHOLE, Architecture, Preprocessing
+from resprune.records import WHOLE, Architecture, Assumption, Preprocessing
 
 _BLOCK_KEYS = {"conv1", "bn1", "conv2", "bn2", "shortcut"}
 
@@ -83,7 +93,7 @@ class CifarResNet(nn.Module):
         return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-class CifarResNets:
+class CifarResNets(Family):
     """Adapter of `CifarResNet`."""
 
     name = "cifar-resnet"
@@ -138,10 +148,10 @@ class CifarResNets:
             source, mean, std = "none known for such images", (0.5,) * channels, (0.5,) * channels
         return Preprocessing(channels, 32, 32, mean, std, source=f"{source}, assumed")
 
-    def assumptions(self, architecture: Architecture) -> tuple[str, ...]:
+    def assumptions(self, architecture: Architecture) -> tuple[Assumption, ...]:
         if architecture.options["shortcut"] == "B":
             return ()
-        return ("option-A shortcuts pad half of the zero channels before and half after",)
+        return (Assumption("padding", "centred", (), "where option-A shortcuts put their zero channels"),)
 
     def timm_config(self, architecture: Architecture) -> dict[str, Any] | None:
         return None

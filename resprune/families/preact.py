@@ -9,8 +9,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from resprune.families.base import Part, Parts, Weights, block_counts, channels_of, chop, named, outputs_of
-from resprune.records import WHOLE, Architecture, Preprocessing
+from resprune.families.base import (
+    Family,
+    Part,
+    Parts,
+    Weights,
+    block_counts,
+    channels_of,
+    chop,
+    named,
+    outputs_of,
+)
+from resprune.records import WHOLE, Architecture, Assumption, Preprocessing
 
 _BLOCK_KEYS = {"bn1", "conv1", "bn2", "conv2", "downsample"}
 
@@ -82,7 +92,7 @@ def architecture(
     return Architecture("preact", name, tuple(WHOLE * count for count in blocks), options)
 
 
-class PreAct:
+class PreAct(Family):
     """Adapter of `PreActResNet`."""
 
     name = "preact"
@@ -130,8 +140,10 @@ class PreAct:
         size = 28 if channels == 1 else 32
         return Preprocessing(channels, size, size, (0.5,) * channels, (0.5,) * channels, source="assumed")
 
-    def assumptions(self, architecture: Architecture) -> tuple[str, ...]:
-        return ("stem stride 1, which the shapes of the weights do not tell",)
+    def assumptions(self, architecture: Architecture) -> tuple[Assumption, ...]:
+        value = architecture.options["stem_stride"]
+        others = tuple(other for other in ("1", "2") if other != str(value))
+        return (Assumption("stem_stride", str(value), others, "stride of the stem's convolution"),)
 
     def timm_config(self, architecture: Architecture) -> dict[str, Any] | None:
         return None

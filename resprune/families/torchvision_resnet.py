@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from resprune.families.base import Part, Parts, Weights, block_counts, chop, named, outputs_of
-from resprune.records import WHOLE, Architecture, Preprocessing
+from resprune.families.base import Family, Part, Parts, Weights, block_counts, chop, named, outputs_of
+from resprune.records import WHOLE, Architecture, Assumption, Preprocessing
 
 _BLOCK_KEYS = {"conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample"}
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
@@ -27,7 +27,7 @@ _NAMES: dict[tuple[str, int, int, tuple[int, ...]], str] = {
 }
 
 
-class TorchvisionResNet:
+class TorchvisionResNet(Family):
     """Adapter of `torchvision.models.ResNet`, version 1.5 (stride in the 3x3 convolution)."""
 
     name = "torchvision-resnet"
@@ -95,10 +95,13 @@ class TorchvisionResNet:
             source="torchvision's ImageNet recipe, assumed",
         )
 
-    def assumptions(self, architecture: Architecture) -> tuple[str, ...]:
+    def assumptions(self, architecture: Architecture) -> tuple[Assumption, ...]:
         if architecture.options["block"] == "basic":
             return ()
-        return ("stride in the 3x3 convolution of a bottleneck (version 1.5, as torchvision and timm have it)",)
+        meaning = (
+            "convolution of a bottleneck that has the stride; 3x3 is version 1.5, torchvision's and timm's"
+        )
+        return (Assumption("stride", "3x3", (), meaning),)
 
     def timm_config(self, architecture: Architecture) -> dict[str, Any] | None:
         if not architecture.is_stock:
