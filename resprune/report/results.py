@@ -30,6 +30,9 @@ def inspect(network: NetworkSummary, preprocessing: Preprocessing, classes: int)
         "classes": classes,
         "preprocessing": preprocessing.to_json() | {"source": preprocessing.source},
         "notes": list(network.origin.notes),
+        "assumptions": [
+            asdict(a) | {"others": [a.flag(value) for value in a.others]} for a in network.origin.assumptions
+        ],
     }
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from resprune.records import (
     BARE,
     Analysis,
+    Assumption,
     BlockRow,
     DataSummary,
     Evaluation,
@@ -40,6 +41,8 @@ def inspect(network: NetworkSummary, preprocessing: Preprocessing) -> Renderable
     grid.add_row("input", f"{_recipe(preprocessing)} [{preprocessing.source}]")
     for index, note in enumerate(network.origin.notes):
         grid.add_row("notes" if index == 0 else "", Text(note))
+    for index, assumption in enumerate(network.origin.assumptions):
+        grid.add_row("assumed" if index == 0 else "", Text(_assumed(assumption)))
     grid.add_row("sha256", network.origin.sha256)
     return grid
 
@@ -194,6 +197,12 @@ def _number(value: float | None) -> str:
 def _data(data: DataSummary) -> str:
     split = f" ({data.split})" if data.split else ""
     return f"{data.samples:,} images of {data.spec}{split}"
+
+
+def _assumed(assumption: Assumption) -> str:
+    flags = " or ".join(assumption.flag(value) for value in assumption.others)
+    text = f"{assumption.name} {assumption.value}: {assumption.meaning}"
+    return f"{text}; else {flags}" if flags else text
 
 
 def _size(recipe: Preprocessing) -> str:
