@@ -63,7 +63,7 @@ def _fill(checkpoint: Checkpoint, architecture: Architecture, family: Family) ->
     where = checkpoint.origin.path
     try:
         network = families.build(architecture, family=family)
-    except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ArchitectureError(
             f"no network of the family {architecture.family} can be built ({type(error).__name__}: {error})",
             where=where,

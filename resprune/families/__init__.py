@@ -8,15 +8,35 @@ import torch
 from torch import nn
 
 from resprune.errors import ArchitectureError
-from resprune.families.base import Family, Part, Parts, Weights
+from resprune.families.base import Family, Part, Parts, Weights, chop, named
+from resprune.families.cifar_preact import CifarPreAct
 from resprune.families.cifar_resnet import CifarResNets
 from resprune.families.preact import PreAct
+from resprune.families.torchvision_regnet import TorchvisionRegNet
 from resprune.families.torchvision_resnet import TorchvisionResNet
 from resprune.records import GONE, WHOLE, Architecture, Assumption, Claim
 
-FAMILIES: tuple[Family, ...] = (TorchvisionResNet(), CifarResNets(), PreAct())
+FAMILIES: tuple[Family, ...] = (
+    TorchvisionResNet(),
+    TorchvisionRegNet(),
+    CifarResNets(),
+    CifarPreAct(),
+    PreAct(),
+)
 
-__all__ = ["FAMILIES", "Family", "Part", "Parts", "Weights", "build", "family_of", "recognise", "reduce"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Part",
+    "Parts",
+    "Weights",
+    "build",
+    "chop",
+    "family_of",
+    "named",
+    "recognise",
+    "reduce",
+]
 
 
 def family_of(architecture: Architecture) -> Family:
