@@ -123,9 +123,12 @@ def identify(checkpoint: Checkpoint, wish: Wish, family: Family | None = None) -
             )
         architecture = family.assume(architecture, name, value)
     given = {"arch", *wish.assume} if where else set(wish.assume)
-    left = tuple(a for a in families.assumptions(architecture, family) if a.name not in given)
+    # What a config says is no assumption, and a damaged one may lack the options that would tell.
+    left = families.assumptions(architecture, family) if assumptions else ()
     notes = (*checkpoint.origin.notes, *([f"architecture from {where}"] if where else []))
-    return architecture, replace(checkpoint.origin, notes=notes, assumptions=left if assumptions else ())
+    return architecture, replace(
+        checkpoint.origin, notes=notes, assumptions=tuple(a for a in left if a.name not in given)
+    )
 
 
 def _architecture(checkpoint: Checkpoint, wish: Wish, family: Family | None) -> tuple[Architecture, str]:
