@@ -97,11 +97,15 @@ def identify(checkpoint: Checkpoint, wish: Wish, family: Family | None = None) -
     """
     architecture, where = _architecture(checkpoint, wish)
     family = family or families.family_of(architecture)
-    assumptions = () if checkpoint.architecture is not None else families.assumptions(architecture, family)
+    assumptions = (
+        ()
+        if checkpoint.architecture is not None
+        else families.assumptions(architecture, family, checkpoint.weights)
+    )
     for name, value in wish.assume.items():
         known = {assumption.name: assumption for assumption in assumptions}
-        if name not in known or value not in (known[name].value, *known[name].others):
-            choices = [a.flag("|".join((a.value, *a.others))) for a in assumptions if a.name != "arch"]
+        if name == "arch" or name not in known or value not in (known[name].value, *known[name].others):
+            choices = [a.flag("|".join((a.value, *a.others))) for a in assumptions]
             raise UsageError(
                 f"nothing to assume as {name}={value} for {architecture.name}",
                 where=checkpoint.origin.path,
@@ -109,7 +113,9 @@ def identify(checkpoint: Checkpoint, wish: Wish, family: Family | None = None) -
             )
         architecture = family.assume(architecture, name, value)
     given = {"arch", *wish.assume} if where else set(wish.assume)
-    left = tuple(a for a in families.assumptions(architecture, family) if a.name not in given)
+    left = tuple(
+        a for a in families.assumptions(architecture, family, checkpoint.weights) if a.name not in given
+    )
     notes = (*checkpoint.origin.notes, *([f"architecture from {where}"] if where else []))
     return architecture, replace(checkpoint.origin, notes=notes, assumptions=left if assumptions else ())
 
@@ -175,7 +181,7 @@ def check_split(chain: ResidualChain) -> None:
 
 
 def _check_preprocessing(chain: ResidualChain) -> None:
-    takes = next(layer.in_channels for layer in chain.stem.modules() if isinstance(layer, nn.Conv2d))
+    takes = chain.architecture.options["in_channels"]
     if chain.preprocessing.channels != takes:
         raise ArchitectureError(
             f"the network takes {takes} channels, its preprocessing gives {chain.preprocessing.channels}",

@@ -8,13 +8,15 @@ import torch
 from torch import nn
 
 from resprune.errors import ArchitectureError
+from resprune.families import timm_nets
 from resprune.families.base import Family, Part, Parts, Weights
 from resprune.families.cifar_resnet import CifarResNets
 from resprune.families.preact import PreAct
+from resprune.families.timm_nets import TimmNets
 from resprune.families.torchvision_resnet import TorchvisionResNet
 from resprune.records import GONE, WHOLE, Architecture, Assumption, Claim
 
-FAMILIES: tuple[Family, ...] = (TorchvisionResNet(), CifarResNets(), PreAct())
+FAMILIES: tuple[Family, ...] = (TorchvisionResNet(), CifarResNets(), PreAct(), TimmNets())
 
 __all__ = ["FAMILIES", "Family", "Part", "Parts", "Weights", "build", "family_of", "recognise", "reduce"]
 
@@ -42,9 +44,9 @@ def recognise(weights: Weights) -> Architecture | None:
     return next((found for family in FAMILIES if (found := family.recognise(weights)) is not None), None)
 
 
-def assumptions(architecture: Architecture, family: Family | None = None) -> tuple[Assumption, ...]:
-    """Return what names and shapes do not tell about an architecture that they were asked for."""
-    return (family or family_of(architecture)).assumptions(architecture)
+def assumptions(architecture: Architecture, family: Family, weights: Weights) -> tuple[Assumption, ...]:
+    """Return what the names and shapes of weights do not tell about the architecture taken for them."""
+    return (*family.assumptions(architecture), *timm_nets.arch_assumption(architecture, weights))
 
 
 def candidates(weights: Weights) -> tuple[str, ...]:
