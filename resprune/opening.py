@@ -97,27 +97,27 @@ def identify(checkpoint: Checkpoint, wish: Wish, family: Family | None = None) -
     """
     architecture, where = _architecture(checkpoint, wish)
     family = family or families.family_of(architecture)
-    assumptions = (
-        ()
-        if checkpoint.architecture is not None
-        else families.assumptions(architecture, family, checkpoint.weights)
-    )
+    if checkpoint.architecture is not None:
+        if wish.assume:
+            raise UsageError(
+                "the folder says what it holds", where=checkpoint.origin.path, hint="leave --assume out"
+            )
+        return architecture, checkpoint.origin
     for name, value in wish.assume.items():
-        known = {assumption.name: assumption for assumption in assumptions}
+        known = {a.name: a for a in families.assumptions(architecture, family, checkpoint.weights)}
         if name == "arch" or name not in known or value not in (known[name].value, *known[name].others):
-            choices = [a.flag("|".join((a.value, *a.others))) for a in assumptions]
+            choices = [a.flag("|".join((a.value, *a.others))) for a in known.values()]
             raise UsageError(
                 f"nothing to assume as {name}={value} for {architecture.name}",
                 where=checkpoint.origin.path,
                 hint=f"choose from {', '.join(choices)}" if choices else "leave --assume out",
             )
         architecture = family.assume(architecture, name, value)
-    given = {"arch", *wish.assume} if where else set(wish.assume)
-    left = tuple(
-        a for a in families.assumptions(architecture, family, checkpoint.weights) if a.name not in given
-    )
+    given = {*wish.assume, *(["arch"] if where else [])}
+    left = families.assumptions(architecture, family, checkpoint.weights)
+    left = tuple(assumption for assumption in left if assumption.name not in given)
     notes = (*checkpoint.origin.notes, *([f"architecture from {where}"] if where else []))
-    return architecture, replace(checkpoint.origin, notes=notes, assumptions=left if assumptions else ())
+    return architecture, replace(checkpoint.origin, notes=notes, assumptions=left)
 
 
 def _architecture(checkpoint: Checkpoint, wish: Wish) -> tuple[Architecture, str]:
