@@ -42,15 +42,18 @@ def open_chain(
     """
     architecture, origin = identify(checkpoint, wish or Wish(), family)
     family = family or families.family_of(architecture)
-    network = _fill(checkpoint, architecture, family)
-    chain = assemble(
-        network,
-        architecture,
-        preprocessing or checkpoint.preprocessing or family.preprocessing(architecture),
-        origin,
-        {path: ExitStatistics(*pair) for path, pair in checkpoint.exit_statistics.items()},
-        family,
-    )
+    try:
+        chain = assemble(
+            _fill(checkpoint, architecture, family),
+            architecture,
+            preprocessing or checkpoint.preprocessing or family.preprocessing(architecture),
+            origin,
+            {path: ExitStatistics(*pair) for path, pair in checkpoint.exit_statistics.items()},
+            family,
+        )
+    except ArchitectureError as error:  # a block that is no sum: the family knows its path, not the file's
+        where = origin.path if error.where in (None, origin.path) else f"{origin.path}, {error.where}"
+        raise ArchitectureError(error.what, where=where, hint=error.hint) from error
     _check_preprocessing(chain)
     _check_exit_statistics(chain)
     if chain.device.type != "meta":

@@ -12,13 +12,25 @@ from resprune.families import timm_nets
 from resprune.families.base import Family, Part, Parts, Weights
 from resprune.families.cifar_resnet import CifarResNets
 from resprune.families.preact import PreAct
+from resprune.families.refusals import refusal
 from resprune.families.timm_nets import TimmNets
 from resprune.families.torchvision_resnet import TorchvisionResNet
 from resprune.records import GONE, WHOLE, Architecture, Assumption, Claim
 
 FAMILIES: tuple[Family, ...] = (TorchvisionResNet(), CifarResNets(), PreAct(), TimmNets())
 
-__all__ = ["FAMILIES", "Family", "Part", "Parts", "Weights", "build", "family_of", "recognise", "reduce"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Part",
+    "Parts",
+    "Weights",
+    "build",
+    "family_of",
+    "recognise",
+    "reduce",
+    "refusal",
+]
 
 
 def family_of(architecture: Architecture) -> Family:
@@ -52,11 +64,6 @@ def assumptions(architecture: Architecture, family: Family, weights: Weights) ->
 def candidates(weights: Weights) -> tuple[str, ...]:
     """Return the names that ``--arch`` takes for these weights."""
     return tuple(found.name for family in FAMILIES if (found := family.recognise(weights)) is not None)
-
-
-def refusal(weights: Weights) -> str | None:
-    """Say why networks that are known and cannot be read are refused, or None."""
-    return None
 
 
 def build(architecture: Architecture, device: str = "meta", family: Family | None = None) -> nn.Module:

@@ -99,8 +99,8 @@ _BLOCKS = {
     ),
 }
 _REFUSED_BLOCKS = {
-    "regnet.PreBottleneck": "its skip connection starts after the block's norm and activation, so the"
-    " block without its branch is not the identity and would have to keep both",
+    "regnet.PreBottleneck": "the skip connection starts behind the block's norm and activation, so without its"
+    " branch the block is not the identity",
 }
 
 _ARGUMENTS = {
