@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from resprune.pipeline import prune as prune
     from resprune.pipeline import save as save
     from resprune.pipeline import select as select
+    from resprune.pipeline import wrap as wrap
     from resprune.records import Analysis as Analysis
+    from resprune.records import Preprocessing as Preprocessing
 
 _WHERE = {
     "ResPruneError": "resprune.errors",
     "Analysis": "resprune.records",
+    "Preprocessing": "resprune.records",
     "Pruned": "resprune.pipeline",
     "analyze": "resprune.pipeline",
     "evaluate": "resprune.pipeline",
@@ -30,10 +33,12 @@ _WHERE = {
     "prune": "resprune.pipeline",
     "save": "resprune.pipeline",
     "select": "resprune.pipeline",
+    "wrap": "resprune.pipeline",
 }
 
 __all__ = [
     "Analysis",
+    "Preprocessing",
     "Pruned",
     "ResPruneError",
     "__version__",
@@ -43,6 +48,7 @@ __all__ = [
     "prune",
     "save",
     "select",
+    "wrap",
 ]
 
 

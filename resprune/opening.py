@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from resprune import families
 from resprune.chain import ExitStatistics, ResidualChain, assemble, seeded_images
 from resprune.checkpoint import Checkpoint
 from resprune.errors import ArchitectureError, UsageError
-from resprune.families import Family
+from resprune.families import Family, Part
 from resprune.records import Architecture, Claim, Origin, Preprocessing, Wish
 
 SELF_CHECK_TOLERANCE = 1e-4
 """Largest deviation of a block from activation(skip + branch), relative to its largest output."""
+MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What torch and adapters raise where a network is not what they were told."""
 _SELF_CHECK_SIZE = 64
 
 
@@ -44,7 +46,7 @@ def open_chain(
     family = family or families.family_of(architecture)
     try:
         chain = assemble(
-            _fill(checkpoint, architecture, family),
+            fill(checkpoint, architecture, family),
             architecture,
             preprocessing or checkpoint.preprocessing or family.preprocessing(architecture),
             origin,
@@ -61,12 +63,18 @@ def open_chain(
     return chain
 
 
-def _fill(checkpoint: Checkpoint, architecture: Architecture, family: Family) -> nn.Module:
-    """Build the network and load the weights strictly."""
+def fill(checkpoint: Checkpoint, architecture: Architecture, family: Family) -> nn.Module:
+    """Build the network and load a copy of the weights strictly.
+
+    Raises:
+        ArchitectureError: where either cannot be done.
+    """
     where = checkpoint.origin.path
+    # A user's network may have tensors that no state dict fills.
+    device = "meta" if family in families.FAMILIES else "cpu"
     try:
-        network = families.build(architecture, family=family)
-    except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+        network = families.build(architecture, device, family)
+    except MISFITS as error:
         raise ArchitectureError(
             f"no network of the family {architecture.family} can be built ({type(error).__name__}: {error})",
             where=where,
@@ -98,7 +106,13 @@ def identify(checkpoint: Checkpoint, wish: Wish, family: Family | None = None) -
         ArchitectureError: where none does.
         UsageError: where the wish is for something that there is not.
     """
-    architecture, where = _architecture(checkpoint, wish)
+    architecture, where = _architecture(checkpoint, wish, family)
+    if family is not None and architecture.family != family.name:
+        raise UsageError(
+            f"the network is of the family {architecture.family!r}, not {family.name!r}",
+            where=checkpoint.origin.path,
+            hint="give the adapter that it was written with",
+        )
     family = family or families.family_of(architecture)
     if checkpoint.architecture is not None:
         if wish.assume:
@@ -123,12 +137,13 @@ def identify(checkpoint: Checkpoint, wish: Wish, family: Family | None = None) -
     return architecture, replace(checkpoint.origin, notes=notes, assumptions=left)
 
 
-def _architecture(checkpoint: Checkpoint, wish: Wish) -> tuple[Architecture, str]:
+def _architecture(checkpoint: Checkpoint, wish: Wish, family: Family | None) -> tuple[Architecture, str]:
     """Return the architecture and who says so; nobody where names and shapes told it."""
     origin, weights = checkpoint.origin, checkpoint.weights
+    by_name, recognise = (family or families).by_name, (family or families).recognise
     if wish.arch is not None:
         library, _, name = wish.arch.rpartition("/")
-        found = families.by_name(Claim(name, library), weights)
+        found = by_name(Claim(name, library), weights)
         if found is None:
             raise UsageError(
                 f"these weights cannot be those of {wish.arch!r}",
@@ -139,10 +154,10 @@ def _architecture(checkpoint: Checkpoint, wish: Wish) -> tuple[Architecture, str
     if checkpoint.architecture is not None:
         return checkpoint.architecture, ""
     claim = checkpoint.claim
-    found = None if claim is None else families.by_name(claim, weights)
+    found = None if claim is None else by_name(claim, weights)
     if claim is not None and found is not None:
         return found, claim.where
-    found = families.recognise(weights)
+    found = recognise(weights)
     if found is None:
         reason = families.refusal(weights)
         sample = ", ".join(list(weights)[:3])
@@ -161,13 +176,20 @@ def check_split(chain: ResidualChain) -> None:
     Raises:
         ArchitectureError: naming the first block for which it does not hold.
     """
-    x = chain.stem(seeded_images(chain.preprocessing, 1, seed=0, size=_SELF_CHECK_SIZE))
+    x = chain.stem(seeded_images(chain.preprocessing, 1, seed=0, size=_SELF_CHECK_SIZE).to(chain.device))
     for block in chain.blocks:
         for step in block.lead:
             x = step(x)
         part = block.part
+        before = x.clone()
         out = part.module(x)
-        apart = part.activation(part.skip(x) + block.branch(x))
+        if not torch.equal(before, x):
+            raise ArchitectureError(
+                "the block changes its input in place, which the exits need as it was",
+                where=f"{chain.origin.path}, {part.path}",
+                hint="make its first activation one that is not inplace",
+            )
+        apart = _apart(part, x, chain.origin.path)
         bound = SELF_CHECK_TOLERANCE * out.abs().max()
         if not bool((out - apart).abs().max() <= bound):
             raise ArchitectureError(
@@ -179,8 +201,56 @@ def check_split(chain: ResidualChain) -> None:
             raise ArchitectureError(
                 "the block's input is not what its activation leaves unchanged",
                 where=f"{chain.origin.path}, {part.path}",
+                hint="where the input can be negative, an identity skip is named(identity=nn.Identity())",
             )
         x = out
+
+
+def _apart(part: Part, x: Tensor, where: str) -> Tensor:
+    """Return a block's output, put together from its pieces."""
+    assert part.branch is not None
+    try:
+        return part.activation(part.skip(x) + part.branch(x))
+    except MISFITS as error:
+        raise ArchitectureError(
+            f"its skip and branch cannot be run and added ({_reason(error)})",
+            where=f"{where}, {part.path}",
+            hint="mend split",
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])
+
+
+@torch.inference_mode()
+def check_network(chain: ResidualChain) -> int:
+    """Check on a seeded input that the native network computes what the chain does; returns its logits' number.
+
+    Raises:
+        ArchitectureError: where it does not, or cannot be run.
+    """
+    images = seeded_images(chain.preprocessing, 1, seed=0)
+    images = images.to(chain.device, memory_format=torch.channels_last)  # as `measure` hands them over
+    shape = tuple(images.shape[1:])
+    try:
+        logits, apart = chain.network(images), chain(images)
+        if logits.ndim != 2 or logits.shape != apart.shape:
+            raise ValueError(f"outputs {tuple(logits.shape)} and {tuple(apart.shape)}, not (n, classes)")
+    except MISFITS as error:
+        raise ArchitectureError(
+            f"the network cannot be run on images {shape} as stem, blocks and head ({_reason(error)})",
+            where=chain.origin.path,
+            hint="check the preprocessing's size, and that forward runs the blocks of its stages in turn",
+        ) from error
+    difference = (logits - apart).abs().max()
+    if not bool(difference <= SELF_CHECK_TOLERANCE * logits.abs().max()):
+        raise ArchitectureError(
+            f"the network's logits differ from those of stem, blocks and head by {float(difference):.3g}",
+            where=chain.origin.path,
+            hint="check that split leaves nothing out, and that forward runs the blocks of its stages in turn",
+        )
+    return logits.shape[1]
 
 
 def _check_preprocessing(chain: ResidualChain) -> None:

@@ -23,7 +23,8 @@ from resprune.chain import ResidualChain, seeded_images
 from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST, Batches, open_data
 from resprune.errors import UsageError
 from resprune.export import folder as output
-from resprune.opening import open_chain
+from resprune.families import FAMILIES, Family
+from resprune.opening import check_network, open_chain
 from resprune.records import (
     Analysis,
     DataSummary,
@@ -36,6 +37,7 @@ from resprune.records import (
 from resprune.report import card, results
 from resprune.selection import check_tolerance, select, tail_rule
 from resprune.verify import verify
+from resprune.wrapping import wrap
 
 DEFAULT_TOLERANCE = 1e-3
 SEEDED_IMAGES = 16
@@ -60,7 +62,11 @@ def _silent(description: str, images: int) -> AbstractContextManager[trajectory.
 
 
 def load(
-    source: str | Path, *, device: str = "auto", preprocessing: Preprocessing | None = None
+    source: str | Path,
+    *,
+    device: str = "auto",
+    preprocessing: Preprocessing | None = None,
+    family: Family | None = None,
 ) -> ResidualChain:
     """Read a checkpoint file, a folder, or ``demo``, and view it as a chain.
 
@@ -68,8 +74,9 @@ def load(
         source: See `resprune.checkpoint.read`, also for what is raised.
         device: ``cpu``, ``cuda``, ...; ``auto`` takes CUDA where there is one.
         preprocessing: Overrides what the checkpoint or its family says.
+        family: Of your own, for what is none of resprune's: a folder written from a wrapped module.
     """
-    chain = open_chain(checkpoint.read(source), preprocessing)
+    chain = open_chain(checkpoint.read(source), preprocessing, family=family)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -162,6 +169,7 @@ def prune(
         VerificationError: where the result is not what the plan says.
     """
     pruned = surgery.remove_blocks(chain, plan)
+    check_network(pruned)
     if data is None and chain.origin.path != checkpoint.DEMO:
         images = seeded_images(chain.preprocessing, SEEDED_IMAGES, options.get("seed", 0))
         seeded, summary = [(batch, None) for batch in images.split(4)], None
@@ -186,6 +194,7 @@ def prune(
         preprocessing=chain.preprocessing,
         classes=chain.classes,
         loads_in_timm=output.loads_in_timm(pruned),
+        needs_family=chain.family not in FAMILIES,
     )
     return Pruned(pruned, outcome)
 
@@ -216,4 +225,4 @@ def evaluate(
         return trajectory.evaluate(chain, batches, on_batch=on_batch), batches.summary
 
 
-__all__ = ["Analysis", "Pruned", "analyze", "evaluate", "load", "prune", "save", "select"]
+__all__ = ["Analysis", "Pruned", "analyze", "evaluate", "load", "prune", "save", "select", "wrap"]

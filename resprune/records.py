@@ -374,6 +374,7 @@ class PruneOutcome:
         preprocessing: Of both networks.
         classes: Number of their logits.
         loads_in_timm: Whether plain timm can load the result.
+        needs_family: Whether reading the result back takes the adapter of a family that is not resprune's.
     """
 
     origin: NetworkSummary
@@ -387,3 +388,4 @@ class PruneOutcome:
     preprocessing: Preprocessing
     classes: int
     loads_in_timm: bool
+    needs_family: bool = False

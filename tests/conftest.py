@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,24 +22,60 @@ CIFAR = SHARED / "data" / "cifar10"
 
 
 def _torchvision(
-    name: str, stages: tuple[str, ...], block: str, groups: int = 1, width: int = 64
+    name: str, stages: tuple[str, ...], block: str, groups: int = 1, width: int = 64, **stem: Any
 ) -> Architecture:
-    options = {"block": block, "groups": groups, "width_per_group": width, "classes": 7}
-    return Architecture("torchvision-resnet", name, stages, options)
+    options = {"block": block, "groups": groups, "width_per_group": width, "in_channels": 3, "classes": 7}
+    options |= {"stem_kernel": 7, "stem_stride": 2, "pool": "max"}
+    options |= {"stride": "3x3"} if block == "bottleneck" else {}
+    return Architecture("torchvision-resnet", name, stages, options | stem)
 
 
-def _cifar(stages: tuple[str, ...], shortcut: str) -> Architecture:
+def _regnet(stages: tuple[str, ...], se_ratio: float | None, multiplier: float = 1.0) -> Architecture:
+    options = {
+        "stem": 8,
+        "widths": [8, 16, 24, 32],
+        "group_widths": [4, 4, 4, 8],
+        "bottleneck_multipliers": [multiplier] * 4,
+        "se_ratio": se_ratio,
+        "in_channels": 3,
+        "classes": 7,
+    }
+    return Architecture("torchvision-regnet", "regnet", stages, options)
+
+
+def _cifar(stages: tuple[str, ...], shortcut: str, names: str = "akamaster", **others: Any) -> Architecture:
     widths = [8, 16, 32, 40][: len(stages)]
-    options = {"widths": widths, "in_channels": 3, "classes": 10, "shortcut": shortcut}
-    return Architecture("cifar-resnet", "resnet", stages, options)
+    options = {"names": names, "block": "basic", "stem": 8, "widths": widths, "in_channels": 3, "classes": 10}
+    options |= {"shortcut": shortcut} | ({"padding": "centred"} if shortcut == "A" else {})
+    return Architecture("cifar-resnet", "resnet", stages, options | others)
+
+
+def _cifar_preact(stages: tuple[str, ...], block: str) -> Architecture:
+    options = {"block": block, "stem": 8, "widths": [8, 16, 24], "in_channels": 3, "classes": 10}
+    return Architecture("cifar-preact", "preact", stages, options)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     "torchvision basic": _torchvision("basic", ("bb", "bbb", "b", "bb"), "basic"),
     "torchvision bottleneck": _torchvision("bottleneck", ("bb", "b", "bb", "b"), "bottleneck", width=16),
     "torchvision resnext": _torchvision("resnext", ("b", "bb", "b", "b"), "bottleneck", groups=4, width=4),
+    "torchvision version 1": _torchvision(
+        "v1", ("b", "bb", "b", "b"), "bottleneck", width=16, stride="1x1", in_channels=4
+    ),
+    "torchvision small stem": _torchvision(
+        "cifar", ("bb", "b", "b", "b"), "basic", stem_kernel=3, stem_stride=1, pool="none", in_channels=1
+    ),
+    "torchvision regnet x": _regnet(("bb", "b", "bb", "b"), None, multiplier=0.5),
+    "torchvision regnet y": _regnet(("b", "bb", "b", "bb"), 0.25),
     "cifar option A": _cifar(("bbb", "bb", "bbb"), "A"),
+    "cifar option A, trailing": _cifar(("bb", "bb", "bb"), "A", padding="trailing", in_channels=1),
     "cifar option B": _cifar(("bb", "bb", "b", "bb"), "B"),
+    "cifar bottleneck": _cifar(("bb", "bb", "b"), "B", block="bottleneck"),
+    "cifar chenyaofo": _cifar(("bb", "bb", "bb"), "B", "chenyaofo"),
+    "cifar open_lth": _cifar(("bb", "b", "bbb"), "B", "open_lth"),
+    "cifar weiaicunzai": _cifar(("bb", "bb", "b", "b"), "B", "weiaicunzai", block="bottleneck"),
+    "cifar preact": _cifar_preact(("bb", "bb", "bb"), "basic"),
+    "cifar preact bottleneck": _cifar_preact(("bb", "bb", "bb"), "bottleneck"),
     "preact homogeneous": preact.architecture("homogeneous", [6], [8], in_channels=1, classes=10),
     "preact standard": preact.architecture("standard", [2, 2, 3], [8, 16, 32], in_channels=3, classes=10),
     "preact strided stem": preact.architecture("strided", [4], [8], in_channels=3, classes=10, stem_stride=2),

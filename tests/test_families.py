@@ -61,7 +61,10 @@ def same(found: Architecture | None, expected: Architecture) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", set(ARCHITECTURES) - {"preact strided stem"})
+ASSUMED_OTHERWISE = {"preact strided stem", "torchvision version 1", "cifar option A, trailing"}
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in ASSUMED_OTHERWISE])
 def test_recognised_from_names_and_shapes(name: str) -> None:
     weights = make_chain(ARCHITECTURES[name]).network.state_dict()
     assert same(families.recognise(weights), ARCHITECTURES[name])

@@ -6,6 +6,7 @@ import json
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,10 +70,20 @@ def test_a_new_process_reads_the_same_network(tmp_path: Path) -> None:
     assert torch.equal(run(READ_BACK, tmp_path / "out", images), pruned.chain.network(images))
 
 
-@pytest.mark.parametrize("name", ["torchvision basic", "torchvision bottleneck", "torchvision resnext"])
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("torchvision basic", 3),
+        ("torchvision basic", 1),
+        ("torchvision basic", 4),
+        ("torchvision bottleneck", 3),
+        ("torchvision resnext", 3),
+    ],
+)
 @torch.inference_mode()
-def test_plain_timm_reads_the_same_network(name: str, tmp_path: Path) -> None:
-    chain = make_chain(ARCHITECTURES[name])
+def test_plain_timm_reads_the_same_network(name: str, channels: int, tmp_path: Path) -> None:
+    architecture = ARCHITECTURES[name]
+    chain = make_chain(replace(architecture, options={**architecture.options, "in_channels": channels}))
     depth = chain.depth if name == "torchvision resnext" else chain.depth - 1
     if name == "torchvision bottleneck":
         depth = chain.depth  # its last stage has one block

@@ -159,7 +159,8 @@ def _config(chain: ResidualChain, provenance: dict[str, Any]) -> dict[str, Any]:
             "interpolation": recipe.interpolation,
             "crop_pct": 1.0 if recipe.resize is None else recipe.height / recipe.resize,
             "crop_mode": "center",
-            "first_conv": "conv1",
+            # timm would adapt the weights of a first convolution that does not take three channels.
+            "first_conv": "conv1" if recipe.channels == 3 else None,
             "classifier": "fc",
             "num_classes": chain.classes,
             "custom_load": False,

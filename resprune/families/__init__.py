@@ -9,15 +9,24 @@ from torch import nn
 
 from resprune.errors import ArchitectureError
 from resprune.families import timm_nets
-from resprune.families.base import Family, Part, Parts, Weights
+from resprune.families.base import Family, Part, Parts, Weights, chop, named
+from resprune.families.cifar_preact import CifarPreAct
 from resprune.families.cifar_resnet import CifarResNets
 from resprune.families.preact import PreAct
 from resprune.families.refusals import refusal
 from resprune.families.timm_nets import TimmNets
+from resprune.families.torchvision_regnet import TorchvisionRegNet
 from resprune.families.torchvision_resnet import TorchvisionResNet
 from resprune.records import GONE, WHOLE, Architecture, Assumption, Claim
 
-FAMILIES: tuple[Family, ...] = (TorchvisionResNet(), CifarResNets(), PreAct(), TimmNets())
+FAMILIES: tuple[Family, ...] = (
+    TorchvisionResNet(),
+    TorchvisionRegNet(),
+    CifarResNets(),
+    CifarPreAct(),
+    PreAct(),
+    TimmNets(),
+)
 
 __all__ = [
     "FAMILIES",
@@ -26,7 +35,9 @@ __all__ = [
     "Parts",
     "Weights",
     "build",
+    "chop",
     "family_of",
+    "named",
     "recognise",
     "reduce",
     "refusal",
@@ -43,7 +54,10 @@ def family_of(architecture: Architecture) -> Family:
         if family.name == architecture.family:
             return family
     known = ", ".join(family.name for family in FAMILIES)
-    raise ArchitectureError(f"unknown family {architecture.family!r}, known are {known}")
+    raise ArchitectureError(
+        f"unknown family {architecture.family!r}, known are {known}",
+        hint="where it is your own, resprune.load(folder, family=...) takes its adapter",
+    )
 
 
 def by_name(claim: Claim, weights: Weights) -> Architecture | None:
@@ -93,6 +107,11 @@ def reduce(network: nn.Module, parts: Parts, stages: tuple[str, ...]) -> None:
     containers: dict[str, list[tuple[Part, str]]] = {}
     for stage, letters in enumerate(stages):
         mine = [part for part in parts.blocks if part.stage == stage]
+        if letters and len(letters) != len(mine):
+            raise ArchitectureError(
+                f"stage {stage} has {len(mine)} blocks as it was built, and its letters are {letters!r}",
+                hint="build must return the network with every block whole",
+            )
         for part, letter in zip(mine, letters or GONE * len(mine), strict=True):
             containers.setdefault(part.path.rpartition(".")[0], []).append((part, letter))
     for container, blocks in containers.items():

@@ -6,7 +6,7 @@ import copy
 import re
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 from resprune.errors import ArchitectureError
 from resprune.families.layers import BareStep
-from resprune.records import Architecture, Assumption, Claim, Preprocessing
+from resprune.records import GONE, Architecture, Assumption, Claim, Preprocessing
 
 Weights = Mapping[str, Tensor]
+
+LAYERS = r"layer(?P<stage>[0-9]{1,4})\.(?P<block>[0-9]{1,4})\.(?P<child>[^.]+)\."
+"""Names of parameters as torchvision's stages ``layer1, layer2, ...`` give them; see `block_counts`."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +110,17 @@ class Family(ABC):
 
         A stage without letters is built with one block. `resprune.families.build` cuts both down.
         """
-        raise ArchitectureError(f"the family {self.name!r} builds no networks of its own")
+        raise ArchitectureError(
+            f"the family {self.name!r} has no build",
+            hint="give the adapter a method build that returns the network with every block whole",
+        )
 
     def depth_is_free(self, architecture: Architecture) -> bool:
-        """Whether `build` can give the stages any number of blocks."""
-        return True
+        """Whether `build` gives the stages as many blocks as they have letters.
+
+        Where it does not, it returns the network as it was, and removed blocks keep a letter.
+        """
+        return False
 
     def preprocessing(self, architecture: Architecture) -> Preprocessing:
         """Return the family's known recipe for its inputs."""
@@ -156,35 +165,85 @@ def chop(
         containers: Path of every stage.
         part_of: Splits one whole block, given its path, stage and module.
     """
-    parts = []
-    for stage, container in enumerate(containers):
-        for name, block in network.get_submodule(container).named_children():
-            path = f"{container}.{name}"
-            if isinstance(block, BareStep):
-                parts.append(Part(path, stage, block, block, None, nn.Identity()))
-            else:
-                parts.append(part_of(path, stage, block))
-    return tuple(parts)
+    return tuple(
+        _part_at(f"{container}.{name}", stage, block, part_of)
+        for stage, container in enumerate(containers)
+        for name, block in network.get_submodule(container).named_children()
+    )
 
 
-def block_counts(weights: Weights, block_keys: set[str]) -> list[int] | None:
-    """Return the number of blocks of ``layer1, layer2, ...``, or None where the names are others.
+def chop_flat(
+    network: nn.Module, container: str, stages: Sequence[str], part_of: Callable[[str, int, nn.Module], Part]
+) -> tuple[Part, ...]:
+    """Split the blocks of one `nn.Sequential` that holds all stages in a row, bare steps included.
+
+    Args:
+        network: The native network, with the blocks of ``stages``, or as `Family.build` leaves it.
+        container: The sequence's path.
+        stages: As `Architecture.stages`; they tell which stage a block belongs to.
+        part_of: Splits one whole block, given its path, stage and module.
+    """
+    blocks = list(network.get_submodule(container).named_children())
+    counts = [len(letters) - letters.count(GONE) for letters in stages]
+    if sum(counts) != len(blocks):
+        counts = [max(1, len(letters)) for letters in stages]
+    owners = [stage for stage, count in enumerate(counts) for _ in range(count)]
+    return tuple(
+        _part_at(f"{container}.{name}", stage, block, part_of)
+        for stage, (name, block) in zip(owners, blocks, strict=True)
+    )
+
+
+def _part_at(path: str, stage: int, block: nn.Module, part_of: Callable[[str, int, nn.Module], Part]) -> Part:
+    if isinstance(block, BareStep):
+        return Part(path, stage, block, block, None, nn.Identity())
+    return part_of(path, stage, block)
+
+
+def block_counts(
+    weights: Weights, block_keys: set[str], pattern: str = LAYERS, first: int = 1
+) -> list[int] | None:
+    """Return the number of blocks of every stage, or None where the names are others.
 
     Args:
         weights: A state dict.
         block_keys: Names of children that a block of the family may have.
+        pattern: Of a parameter's name, with the groups ``block``, ``child`` and, where the stages are apart,
+            ``stage``.
+        first: Number of the first stage.
     """
     found: dict[int, set[int]] = {}
     for key in weights:
-        match = re.match(r"layer(\d+)\.(\d+)\.([^.]+)\.", key)
+        match = re.match(pattern, key)
         if match is None:
             continue
-        if match[3] not in block_keys:
+        if match["child"] not in block_keys:
             return None
-        found.setdefault(int(match[1]), set()).add(int(match[2]))
-    counts = [len(found.get(stage + 1, ())) for stage in range(len(found))]
+        stage = int(match.groupdict().get("stage", first)) - first
+        found.setdefault(stage, set()).add(int(match["block"]))
+    counts = [len(found.get(stage, ())) for stage in range(len(found))]
     whole = all(positions == set(range(len(positions))) for positions in found.values())
     return counts if counts and all(counts) and whole else None
+
+
+def other_values(value: object, values: Iterable[str]) -> tuple[str, ...]:
+    """Return the values of an assumption that were not taken."""
+    return tuple(other for other in values if other != str(value))
+
+
+def recipe_for(
+    channels: int,
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    *,
+    source: str,
+    resize: int | None = None,
+) -> Preprocessing:
+    """Return a recipe for square images of known mean and deviation, 0.5 for other numbers of channels."""
+    if channels != len(mean):
+        source, mean, std = "none known for such images", (0.5,) * channels, (0.5,) * channels
+    return Preprocessing(channels, size, size, mean, std, resize, source=f"{source}, assumed")
 
 
 def channels_of(weights: Weights, key: str) -> int:

@@ -1,15 +1,12 @@
-"""CIFAR ResNets of basic blocks with a 3x3 stem: He et al. 2016, section 4.2, and what grew from it.
+"""Post-activation ResNets for small images: He et al. 2016, section 4.2, and what grew from it.
 
-Names ``conv1, bn1, layer1.., linear``, as in Y. Idelbayev's version (three stages, parameter-free "option A"
-shortcuts, or "option B" projections) and in kuangliu's (four stages, option B).
+They differ in the names of their layers (`LINEAGES`), in the number of stages, in basic or bottleneck
+blocks, and in the shortcut where width or size changes: parameter-free ("option A") or projecting ("B").
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from resprune.families.base import (
     Family,
@@ -17,80 +14,15 @@ from resprune.families.base import (
     Parts,
     Weights,
     block_counts,
-    channels_of,
     chop,
+    chop_flat,
     named,
+    other_values,
     outputs_of,
+    recipe_for,
 )
-from resprune.families.layers import PadChannels, Subsample
+from resprune.families.cifar_networks import EXPANSION, LINEAGES, CifarBlock, CifarResNet, Names
 from resprune.records import WHOLE, Architecture, Assumption, Preprocessing
-
-_BLOCK_KEYS = {"conv1", "bn1", "conv2", "bn2", "shortcut"}
-
-
-_RECIPES = {
-    False: ("the recipe of pytorch_resnet_cifar10", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    True: ("the recipe of kuangliu's pytorch-cifar", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-}
-
-
-class CifarBlock(nn.Module):
-    """``x -> relu(S(x) + bn2(conv2(relu(bn1(conv1(x))))))``.
-
-    Where width or size changes, S slices and pads with zero channels (option A) or projects (option B).
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int, shortcut: str) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        self.shortcut = nn.Sequential()
-        changes = stride != 1 or in_channels != out_channels
-        if changes and shortcut == "B":
-            projection = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
-        elif changes:
-            extra = out_channels - in_channels
-            self.shortcut = nn.Sequential(Subsample(stride), PadChannels(extra // 2, extra - extra // 2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.shortcut(x) + self.bn2(self.conv2(out)))
-
-
-class CifarResNet(nn.Module):
-    """Stem, stages ``layer1..``, global average pool, classifier ``linear``.
-
-    Args:
-        blocks: Blocks of every stage.
-        widths: Filters of every stage; the first is the stem's too.
-        in_channels, classes: Of the images and the labels.
-        shortcut: ``A`` or ``B``.
-    """
-
-    def __init__(
-        self, blocks: list[int], widths: list[int], in_channels: int, classes: int, shortcut: str
-    ) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(widths[0])
-        self.stages = [f"layer{stage + 1}" for stage in range(len(blocks))]
-        width = widths[0]
-        for stage, (name, count, out) in enumerate(zip(self.stages, blocks, widths, strict=True)):
-            layer = nn.Sequential()
-            for position in range(count):
-                layer.append(CifarBlock(width, out, 2 if stage > 0 and position == 0 else 1, shortcut))
-                width = out
-            self.add_module(name, layer)
-        self.linear = nn.Linear(width, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))
-        for name in self.stages:
-            x = self.get_submodule(name)(x)
-        return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
 class CifarResNets(Family):
@@ -99,59 +31,137 @@ class CifarResNets(Family):
     name = "cifar-resnet"
 
     def recognise(self, weights: Weights) -> Architecture | None:
-        counts = block_counts(weights, _BLOCK_KEYS)
-        if counts is None or not {"conv1.weight", "bn1.weight", "linear.weight"} <= weights.keys():
-            return None
-        if weights["conv1.weight"].shape[2:] != (3, 3):
-            return None
-        options = {
-            "widths": [outputs_of(weights, f"layer{stage + 1}.0.conv2.weight") for stage in range(len(counts))],
-            "in_channels": channels_of(weights, "conv1.weight"),
-            "classes": outputs_of(weights, "linear.weight"),
-            "shortcut": "B" if any(".shortcut." in key for key in weights) else "A",
-        }
-        if not all(options["widths"]) or not options["classes"]:
-            return None
-        stages = tuple(WHOLE * count for count in counts)
-        return Architecture(self.name, f"resnet{2 * sum(counts) + 2}", stages, options)
+        return next((found for key in LINEAGES if (found := _recognise(self.name, key, weights))), None)
 
     def build(self, architecture: Architecture) -> nn.Module:
-        options = architecture.options
-        blocks = [max(1, len(stage)) for stage in architecture.stages]
+        # Configs of version 0.1 lack the options that have a default here.
+        options, widths = architecture.options, list(architecture.options["widths"])
+        bottleneck = {"basic": False, "bottleneck": True}[options.get("block", "basic")]
         return CifarResNet(
-            blocks,
-            list(options["widths"]),
-            options["in_channels"],
-            options["classes"],
-            options["shortcut"],
+            LINEAGES[options.get("names", "akamaster")],
+            [max(1, len(stage)) for stage in architecture.stages],
+            [EXPANSION * width for width in widths] if bottleneck else widths,
+            stem=options.get("stem", widths[0]),
+            in_channels=options["in_channels"],
+            classes=options["classes"],
+            bottleneck=bottleneck,
+            shortcut="B" if options["shortcut"] == "B" else options.get("padding", "centred"),
         )
+
+    def depth_is_free(self, architecture: Architecture) -> bool:
+        return True
 
     def split(self, network: nn.Module, architecture: Architecture) -> Parts:
         assert isinstance(network, CifarResNet)
-        head = named(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), linear=network.linear)
-        return Parts(
-            stem=nn.Sequential(network.conv1, network.bn1, nn.ReLU()),
-            blocks=chop(network, network.stages, self._part),
-            head=head,
+        names = network.names
+        if names.is_flat:
+            blocks = chop_flat(network, names.container, architecture.stages, self._part)
+        else:
+            blocks = chop(network, network.stages, self._part)
+        head = named(
+            avgpool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            **{names.classifier: network.get_submodule(names.classifier)},
         )
+        return Parts(nn.Sequential(*map(network.get_submodule, names.stem), nn.ReLU()), blocks, head)
 
     def _part(self, path: str, stage: int, block: nn.Module) -> Part:
         assert isinstance(block, CifarBlock)
-        skip = named(shortcut=block.shortcut) if len(block.shortcut) else named()
-        branch = nn.Sequential(block.conv1, block.bn1, nn.ReLU(), block.conv2, block.bn2)
+        shortcut = block.get_submodule(block.shortcut_name)
+        skip = named(**{block.shortcut_name: shortcut}) if list(shortcut.children()) else named()
+        branch = nn.Sequential()
+        for conv, norm in block.layers:
+            branch.extend([nn.ReLU()] if len(branch) else [])
+            branch.extend([block.get_submodule(conv), block.get_submodule(norm)])
         return Part(path, stage, block, skip, branch, nn.ReLU())
 
     def preprocessing(self, architecture: Architecture) -> Preprocessing:
-        channels = architecture.options["in_channels"]
-        source, mean, std = _RECIPES[len(architecture.stages) == 4]
-        if channels != 3:
-            source, mean, std = "none known for such images", (0.5,) * channels, (0.5,) * channels
-        return Preprocessing(channels, 32, 32, mean, std, source=f"{source}, assumed")
+        options = architecture.options
+        source, mean, std = _recipe(
+            options.get("names", "akamaster"), len(architecture.stages), options["classes"]
+        )
+        return recipe_for(options["in_channels"], 32, mean, std, source=f"the recipe of {source}")
 
     def assumptions(self, architecture: Architecture) -> tuple[Assumption, ...]:
-        if architecture.options["shortcut"] == "B":
+        options = architecture.options
+        if options["shortcut"] == "B":
             return ()
-        return (Assumption("padding", "centred", (), "where option-A shortcuts put their zero channels"),)
+        value = options.get("padding", "centred")
+        others = other_values(value, ("centred", "trailing"))
+        meaning = "where option-A shortcuts put their zero channels: around the others, or behind them"
+        return (Assumption("padding", value, others, meaning),)
 
-    def timm_config(self, architecture: Architecture) -> dict[str, Any] | None:
+    def variants(self) -> tuple[str, ...]:
+        return tuple(f"{name}'s" for name in ("akamaster", "kuangliu", "chenyaofo", "open_lth", "weiaicunzai"))
+
+
+def _recognise(family: str, key: str, weights: Weights) -> Architecture | None:
+    """Return the architecture of one lineage, or None where the weights are not of it."""
+    names = LINEAGES[key]
+    counts = block_counts(weights, names.block_keys, names.pattern, names.first)
+    needed = {f"{path}.weight" for path in (*names.stem, names.classifier)}
+    if counts is None or not needed <= weights.keys():
         return None
+    stem = weights[f"{names.stem[0]}.weight"].shape
+    if len(stem) != 4 or stem[2:] != (3, 3):
+        return None
+    if names.is_flat:
+        counts = _stage_counts(weights, names, counts[0])
+    firsts = [
+        f"{path}.{sum(counts[:stage]) if names.is_flat else 0}"
+        for stage, path in enumerate(names.containers(len(counts)))
+    ]
+    block = "bottleneck" if f"{firsts[0]}.{names.layers[2][0]}.weight" in weights else "basic"
+    widths = [outputs_of(weights, f"{first}.{names.layers[1][0]}.weight") for first in firsts]
+    classes = outputs_of(weights, f"{names.classifier}.weight")
+    if not all(widths) or not all(stem) or not classes:
+        return None
+    if key == "chenyaofo" and widths == [64, 128, 256, 512]:  # torchvision's own, edited
+        return None
+    options = {
+        "names": key,
+        "block": block,
+        "stem": stem[0],
+        "widths": widths,
+        "in_channels": stem[1],
+        "classes": classes,
+        "shortcut": "B" if any(f".{names.shortcut}." in name for name in weights) else "A",
+    }
+    if options["shortcut"] == "A":
+        options["padding"] = "centred"
+    depth = (3 if block == "bottleneck" else 2) * sum(counts) + 2
+    return Architecture(family, _name(key, depth, options), tuple(WHOLE * count for count in counts), options)
+
+
+def _stage_counts(weights: Weights, names: Names, blocks: int) -> list[int]:
+    """Tell the stages of a flat sequence apart: one begins where a block projects or has another width."""
+    counts, width = [0], 0
+    for position in range(blocks):
+        path = f"{names.container}.{position}"
+        out = outputs_of(weights, f"{path}.{names.layers[1][0]}.weight")
+        if position and (out != width or f"{path}.{names.shortcut}.0.weight" in weights):
+            counts.append(0)
+        counts[-1] += 1
+        width = out
+    return counts
+
+
+def _name(key: str, depth: int, options: dict[str, object]) -> str:
+    """Return the lineage's own name for a network."""
+    if key == "open_lth":
+        return f"cifar_resnet_{depth}" + (f"_{options['stem']}" if options["stem"] != 16 else "")
+    if key == "chenyaofo" and options["classes"] in (10, 100):
+        return f"cifar{options['classes']}_resnet{depth}"
+    return f"resnet{depth}"
+
+
+def _recipe(key: str, stages: int, classes: int) -> tuple[str, tuple[float, ...], tuple[float, ...]]:
+    """Return a lineage's name with its mean and deviation."""
+    if key == "akamaster" and stages < 4:
+        return "pytorch_resnet_cifar10", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    if key == "weiaicunzai":
+        return "weiaicunzai's pytorch-cifar100", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+    if key == "chenyaofo" and classes == 100:
+        return "chenyaofo's for CIFAR-100", (0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)
+    origin = {"akamaster": "kuangliu's pytorch-cifar", "chenyaofo": "chenyaofo's for CIFAR-10"}
+    return origin.get(key, key), (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)

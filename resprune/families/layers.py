@@ -56,3 +56,13 @@ class PadChannels(nn.Module):
 
 class BareStep(nn.Sequential):
     """The skip step of a block whose residual branch was removed; children keep their native names."""
+
+
+def put(parent: nn.Module, path: str, layer: nn.Module) -> None:
+    """Give a module a layer at a dotted path; what is missing on the way is made as `nn.Sequential`."""
+    *containers, name = path.split(".")
+    for container in containers:
+        if container not in dict(parent.named_children()):
+            parent.add_module(container, nn.Sequential())
+        parent = parent.get_submodule(container)
+    parent.add_module(name, layer)

@@ -5,8 +5,6 @@ Source: Puettschneider et al. 2025, equation (1) and appendix A.1; He et al. 201
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from resprune.families.base import (
@@ -18,6 +16,7 @@ from resprune.families.base import (
     channels_of,
     chop,
     named,
+    other_values,
     outputs_of,
 )
 from resprune.records import WHOLE, Architecture, Assumption, Preprocessing
@@ -118,6 +117,9 @@ class PreAct(Family):
             options["classes"],
         )
 
+    def depth_is_free(self, architecture: Architecture) -> bool:
+        return True
+
     def split(self, network: nn.Module, architecture: Architecture) -> Parts:
         assert isinstance(network, PreActResNet)
         head = named(
@@ -142,8 +144,5 @@ class PreAct(Family):
 
     def assumptions(self, architecture: Architecture) -> tuple[Assumption, ...]:
         value = architecture.options["stem_stride"]
-        others = tuple(other for other in ("1", "2") if other != str(value))
+        others = other_values(value, ("1", "2"))
         return (Assumption("stem_stride", str(value), others, "stride of the stem's convolution"),)
-
-    def timm_config(self, architecture: Architecture) -> dict[str, Any] | None:
-        return None

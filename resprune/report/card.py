@@ -76,4 +76,8 @@ def _recipe(outcome: PruneOutcome) -> str:
 def _load(outcome: PruneOutcome, folder: str) -> str:
     if outcome.loads_in_timm:
         return f'import timm\n\nmodel = timm.create_model("local-dir:{folder}", pretrained=True).eval()'
+    if outcome.needs_family:
+        name = outcome.result.architecture.family
+        load = f'model = resprune.load("{folder}", family=adapter).network  # an nn.Module in eval mode'
+        return f"import resprune\n\n{load}\n# adapter: the resprune.families.Family of the name {name!r}"
     return f'import resprune\n\nmodel = resprune.load("{folder}").network  # an nn.Module in eval mode'
