@@ -14,7 +14,7 @@ from torch import Tensor
 from resprune import registered
 from resprune.errors import ArchitectureError, CheckpointError, printable
 from resprune.formats import read_safetensors, read_torch, sha256, sniff
-from resprune.records import Architecture, Claim, Origin, Preprocessing
+from resprune.records import READ_SAFELY, Architecture, Claim, Origin, Preprocessing, Reading
 
 DEMO = "demo"
 """Name of the small trained network that the package ships."""
@@ -61,7 +61,7 @@ class Checkpoint:
     exit_statistics: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
-def read(source: str | Path) -> Checkpoint:
+def read(source: str | Path, how: Reading = READ_SAFELY) -> Checkpoint:
     """Read a checkpoint file, a folder with ``model.safetensors``, ``demo``, or ``torchvision/NAME``.
 
     No code in a file is ever run: pickles go through torch's restricted reader.

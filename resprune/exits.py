@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resprune.chain import ExitStatistics, ResidualChain
-from resprune.families.layers import PadChannels, Subsample
+from resprune.families.layers import PadChannels, Subsample, leaves
 
 BATCH_BYTES = 2 << 20
 """States are pushed on once this many bytes wait: large enough for a full matrix product, small enough to
@@ -60,7 +60,9 @@ class ExitNorm:
             momentum=0.1 if norm.momentum is None else norm.momentum,
             eps=norm.eps,
         )
-        return out.unflatten(1, (count, channels)).transpose(0, 1).flatten(0, 1)
+        out = out.unflatten(1, (count, channels)).transpose(0, 1).flatten(0, 1)
+        # timm's BatchNormAct2d is a norm that carries its activation.
+        return norm.act(norm.drop(out)) if hasattr(norm, "act") else out  # pyright: ignore[reportCallIssue]
 
 
 @dataclass(frozen=True)
@@ -97,18 +99,18 @@ class SkipChainExits:
         rungs += [(chain.depth - 1, step) for step in chain.tail]
         starts = sorted({0, *(position + 1 for position, _ in rungs)} - {chain.depth})
         for first, end in pairwise([*starts, chain.depth]):
-            ahead = [(position, _leaves(step)) for position, step in rungs if position >= first]
+            ahead = [(position, leaves(step)) for position, step in rungs if position >= first]
             stride = 1
             layers: list[nn.Module | ExitNorm] = []
             sliceable = True
-            for position, leaves in ahead:
-                step_stride = _pixel_stride(leaves) if sliceable else None
+            for position, row in ahead:
+                step_stride = _pixel_stride(row) if sliceable else None
                 sliceable = step_stride is not None
                 if step_stride is not None:
                     stride *= step_stride
-                    leaves = [_unstrided(leaf) for leaf in leaves]
-                layers += [self._with_statistics(leaf, position + 1) for leaf in leaves]
-            layers += [self._with_statistics(leaf, chain.depth) for leaf in _leaves(chain.head)]
+                    row = [_unstrided(leaf) for leaf in row]
+                layers += [self._with_statistics(leaf, position + 1) for leaf in row]
+            layers += [self._with_statistics(leaf, chain.depth) for leaf in leaves(chain.head)]
             yield _Way(first, end - 1, stride, tuple(layers))
 
     def _with_statistics(self, leaf: nn.Module, exits: int) -> nn.Module | ExitNorm:
@@ -183,16 +185,10 @@ class ExitPass:
         self._logits.append(x.unflatten(0, (count, n)))
 
 
-def _leaves(module: nn.Module) -> list[nn.Module]:
-    if isinstance(module, nn.Sequential):
-        return [leaf for child in module for leaf in _leaves(child)]
-    return [module]
-
-
-def _pixel_stride(leaves: Sequence[nn.Module]) -> int | None:
+def _pixel_stride(row: Sequence[nn.Module]) -> int | None:
     """Return s where the layers map each pixel alone and keep every s-th, else None."""
     stride = 1
-    for leaf in leaves:
+    for leaf in row:
         if isinstance(leaf, nn.Conv2d):
             if leaf.kernel_size != (1, 1) or leaf.padding != (0, 0) or leaf.stride[0] != leaf.stride[1]:
                 return None

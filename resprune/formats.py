@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from resprune.errors import CheckpointError, UnsafeCheckpointError
+from resprune.records import READ_SAFELY, Reading
 
 
 def sniff(head: bytes, name: str, size: int) -> str:
@@ -44,7 +45,7 @@ def sniff(head: bytes, name: str, size: int) -> str:
     )
 
 
-def read_torch(path: Path, name: str, kind: str) -> object:
+def read_torch(path: Path, name: str, kind: str, how: Reading = READ_SAFELY) -> object:
     """Read a torch file through torch's restricted unpickler: tensors and plain data, nothing is run.
 
     Raises:
@@ -71,7 +72,7 @@ def read_torch(path: Path, name: str, kind: str) -> object:
         ) from error
 
 
-def read_safetensors(path: Path, *, where: str) -> dict[str, Tensor]:
+def read_safetensors(path: Path, *, where: str, numbers: bool = True) -> dict[str, Tensor]:
     """Read a safetensors file, memory-mapped.
 
     Raises:

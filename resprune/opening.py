@@ -44,15 +44,18 @@ def open_chain(
     """
     architecture, origin = identify(checkpoint, wish or Wish(), family)
     family = family or families.family_of(architecture)
-    network = fill(checkpoint, architecture, family)
-    chain = assemble(
-        network,
-        architecture,
-        preprocessing or checkpoint.preprocessing or family.preprocessing(architecture),
-        origin,
-        {path: ExitStatistics(*pair) for path, pair in checkpoint.exit_statistics.items()},
-        family,
-    )
+    try:
+        chain = assemble(
+            fill(checkpoint, architecture, family),
+            architecture,
+            preprocessing or checkpoint.preprocessing or family.preprocessing(architecture),
+            origin,
+            {path: ExitStatistics(*pair) for path, pair in checkpoint.exit_statistics.items()},
+            family,
+        )
+    except ArchitectureError as error:  # a block that is no sum: the family knows its path, not the file's
+        where = origin.path if error.where in (None, origin.path) else f"{origin.path}, {error.where}"
+        raise ArchitectureError(error.what, where=where, hint=error.hint) from error
     _check_preprocessing(chain)
     _check_exit_statistics(chain)
     if chain.device.type != "meta":
@@ -111,24 +114,27 @@ def identify(checkpoint: Checkpoint, wish: Wish, family: Family | None = None) -
             hint="give the adapter that it was written with",
         )
     family = family or families.family_of(architecture)
-    assumptions = () if checkpoint.architecture is not None else families.assumptions(architecture, family)
+    if checkpoint.architecture is not None:
+        if wish.assume:
+            raise UsageError(
+                "the folder says what it holds", where=checkpoint.origin.path, hint="leave --assume out"
+            )
+        return architecture, checkpoint.origin
     for name, value in wish.assume.items():
-        known = {assumption.name: assumption for assumption in assumptions}
-        if name not in known or value not in (known[name].value, *known[name].others):
-            choices = [a.flag("|".join((a.value, *a.others))) for a in assumptions if a.name != "arch"]
+        known = {a.name: a for a in families.assumptions(architecture, family, checkpoint.weights)}
+        if name == "arch" or name not in known or value not in (known[name].value, *known[name].others):
+            choices = [a.flag("|".join((a.value, *a.others))) for a in known.values()]
             raise UsageError(
                 f"nothing to assume as {name}={value} for {architecture.name}",
                 where=checkpoint.origin.path,
                 hint=f"choose from {', '.join(choices)}" if choices else "leave --assume out",
             )
         architecture = family.assume(architecture, name, value)
-    given = {"arch", *wish.assume} if where else set(wish.assume)
-    # What a config says is no assumption, and a damaged one may lack the options that would tell.
-    left = families.assumptions(architecture, family) if assumptions else ()
+    given = {*wish.assume, *(["arch"] if where else [])}
+    left = families.assumptions(architecture, family, checkpoint.weights)
+    left = tuple(assumption for assumption in left if assumption.name not in given)
     notes = (*checkpoint.origin.notes, *([f"architecture from {where}"] if where else []))
-    return architecture, replace(
-        checkpoint.origin, notes=notes, assumptions=tuple(a for a in left if a.name not in given)
-    )
+    return architecture, replace(checkpoint.origin, notes=notes, assumptions=left)
 
 
 def _architecture(checkpoint: Checkpoint, wish: Wish, family: Family | None) -> tuple[Architecture, str]:
@@ -248,8 +254,8 @@ def check_network(chain: ResidualChain) -> int:
 
 
 def _check_preprocessing(chain: ResidualChain) -> None:
-    takes = next((layer.in_channels for layer in chain.stem.modules() if isinstance(layer, nn.Conv2d)), None)
-    if takes not in (None, chain.preprocessing.channels):
+    takes = chain.architecture.options["in_channels"]
+    if chain.preprocessing.channels != takes:
         raise ArchitectureError(
             f"the network takes {takes} channels, its preprocessing gives {chain.preprocessing.channels}",
             where=chain.origin.path,

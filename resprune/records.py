@@ -114,6 +114,28 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How a checkpoint is to be read.
+
+    Attributes:
+        weights: Which of several networks in one file: ``model``, ``ema``, or ``auto`` for the model's
+            own weights, and the averaged ones where there are no others.
+        inert: Replace classes that the file asks for by stubs that do nothing.
+        unsafe_pickle: Run the file's code.
+        numbers: Off: names and shapes only, on the meta device, where the format allows it.
+    """
+
+    weights: str = "auto"
+    inert: bool = False
+    unsafe_pickle: bool = False
+    numbers: bool = True
+
+
+READ_SAFELY = Reading()
+"""Nothing is run, nothing is replaced."""
+
+
+@dataclass(frozen=True)
 class Wish:
     """What the user says of a network: its architecture's name, and values of assumptions."""
 

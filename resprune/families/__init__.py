@@ -8,10 +8,13 @@ import torch
 from torch import nn
 
 from resprune.errors import ArchitectureError
+from resprune.families import timm_nets
 from resprune.families.base import Family, Part, Parts, Weights, chop, named
 from resprune.families.cifar_preact import CifarPreAct
 from resprune.families.cifar_resnet import CifarResNets
 from resprune.families.preact import PreAct
+from resprune.families.refusals import refusal
+from resprune.families.timm_nets import TimmNets
 from resprune.families.torchvision_regnet import TorchvisionRegNet
 from resprune.families.torchvision_resnet import TorchvisionResNet
 from resprune.records import GONE, WHOLE, Architecture, Assumption, Claim
@@ -22,6 +25,7 @@ FAMILIES: tuple[Family, ...] = (
     CifarResNets(),
     CifarPreAct(),
     PreAct(),
+    TimmNets(),
 )
 
 __all__ = [
@@ -36,6 +40,7 @@ __all__ = [
     "named",
     "recognise",
     "reduce",
+    "refusal",
 ]
 
 
@@ -65,19 +70,14 @@ def recognise(weights: Weights) -> Architecture | None:
     return next((found for family in FAMILIES if (found := family.recognise(weights)) is not None), None)
 
 
-def assumptions(architecture: Architecture, family: Family | None = None) -> tuple[Assumption, ...]:
-    """Return what names and shapes do not tell about an architecture that they were asked for."""
-    return (family or family_of(architecture)).assumptions(architecture)
+def assumptions(architecture: Architecture, family: Family, weights: Weights) -> tuple[Assumption, ...]:
+    """Return what the names and shapes of weights do not tell about the architecture taken for them."""
+    return (*family.assumptions(architecture), *timm_nets.arch_assumption(architecture, weights))
 
 
 def candidates(weights: Weights) -> tuple[str, ...]:
     """Return the names that ``--arch`` takes for these weights."""
     return tuple(found.name for family in FAMILIES if (found := family.recognise(weights)) is not None)
-
-
-def refusal(weights: Weights) -> str | None:
-    """Say why networks that are known and cannot be read are refused, or None."""
-    return None
 
 
 def build(architecture: Architecture, device: str = "meta", family: Family | None = None) -> nn.Module:

@@ -5,6 +5,26 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_IN_TURN = {
+    "timm.layers.conv_bn_act.ConvNormAct": "conv bn aa",
+    "timm.models.resnetv2.DownsampleConv": "conv norm",
+    "timm.models.resnetv2.DownsampleAvg": "pool conv norm",
+    "timm.models.byobnet.DownsampleAvg": "pool conv",
+}
+"""Classes that run these children one after another, and nothing else."""
+
+
+def leaves(module: nn.Module) -> list[nn.Module]:
+    """Return the layers that a module runs one after another, as far as they are known; else itself."""
+    kind = f"{type(module).__module__}.{type(module).__qualname__}"
+    if isinstance(module, nn.Sequential):
+        children = list(module)
+    elif kind in _IN_TURN:
+        children = [getattr(module, name, None) for name in _IN_TURN[kind].split()]
+    else:
+        return [module]
+    return [leaf for child in children if child is not None for leaf in leaves(child)]
+
 
 class Subsample(nn.Module):
     """Every ``stride``-th pixel: (n, c, h, w) -> (n, c, ceil(h / stride), ceil(w / stride))."""
