@@ -160,7 +160,7 @@ def _settle(chain: ResidualChain, architecture: Architecture) -> Architecture:
     raise ArchitectureError(
         "build gives a network that computes something else from the same weights",
         where=chain.origin.path,
-        hint="mend build, or leave it out where saved folders need not be read back",
+        hint="mend build or leave it out; for a family of resprune's own, save the weights and load the file",
     )
 
 
