@@ -96,6 +96,11 @@ def fill(checkpoint: Checkpoint, architecture: Architecture, family: Family) -> 
             where=where,
             hint="resprune inspect shows what was recognised",
         ) from error
+    numberless = [name for name, buffer in network.named_buffers() if buffer.device.type == "meta"]
+    if device == "meta" and numberless and not any(tensor.device.type == "meta" for tensor in weights.values()):
+        # Constants that no state dict holds, such as the filters of a blur: their constructor must run.
+        network = families.build(architecture, "cpu", family)
+        network.load_state_dict(weights, strict=True, assign=True)
     return network.requires_grad_(False)
 
 
@@ -176,7 +181,22 @@ def check_split(chain: ResidualChain) -> None:
     Raises:
         ArchitectureError: naming the first block for which it does not hold.
     """
-    x = chain.stem(seeded_images(chain.preprocessing, 1, seed=0, size=_SELF_CHECK_SIZE).to(chain.device))
+    try:
+        _check_split(chain, _SELF_CHECK_SIZE)
+    except MISFITS:  # attention may take images of its own size only
+        try:
+            _check_split(chain, None)
+        except MISFITS as error:
+            recipe = chain.preprocessing
+            raise ArchitectureError(
+                f"the blocks cannot be run on images {recipe.height} x {recipe.width} ({_reason(error)})",
+                where=chain.origin.path,
+                hint="give the size that the network was trained on, --input-size",
+            ) from error
+
+
+def _check_split(chain: ResidualChain, size: int | None) -> None:
+    x = chain.stem(seeded_images(chain.preprocessing, 1, seed=0, size=size).to(chain.device))
     for block in chain.blocks:
         for step in block.lead:
             x = step(x)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,12 +22,17 @@ from resprune.records import WHOLE, Architecture, Assumption, Claim, Preprocessi
 
 @dataclass(frozen=True)
 class _Network:
-    """Paths of a network class's parts; ``{}`` in the path of a stage counts from `first`."""
+    """Paths of a network class's parts; ``{}`` in the path of a stage counts from `first`.
+
+    Where the stem's output can be negative, the first block's activation does something to it even behind
+    an identity.
+    """
 
     stem: str
     stage: str
     head: str
     first: int = 1
+    stem_is_signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ _NETWORKS = {
     "regnet.RegNet": _Network("stem", "s{}", "final_conv head"),
     "byobnet.ByobNet": _Network("stem", "stages.{}", "final_conv head", first=0),
     "senet.SENet": _Network("layer0 pool0", "layer{}", "global_pool last_linear"),
-    "tresnet.TResNet": _Network("body.s2d body.conv1", "body.layer{}", "head"),
+    "tresnet.TResNet": _Network("body.s2d body.conv1", "body.layer{}", "head", stem_is_signed=True),
 }
 _SENET_BOTTLENECK = _Block("conv1 bn1 relu conv2 bn2 relu conv3 bn3 se_module", "downsample", "relu")
 _BLOCKS = {
@@ -213,9 +218,10 @@ class TimmNets(Family):
     def split(self, network: nn.Module, architecture: Architecture) -> Parts:
         layout = _NETWORKS[_class_name(network)]
         containers = [layout.stage.format(layout.first + stage) for stage in range(len(architecture.stages))]
+        blocks = chop(network, containers, _part)
         return Parts(
             stem=nn.Sequential(*(network.get_submodule(path) for path in layout.stem.split())),
-            blocks=chop(network, containers, _part),
+            blocks=_after_signed_stem(blocks) if layout.stem_is_signed else blocks,
             head=named(**{path: network.get_submodule(path) for path in layout.head.split()}),
         )
 
@@ -293,6 +299,13 @@ def _part(path: str, stage: int, block: Any) -> Part:
         skip = named(**{name: getattr(block, name) for name in (*layout.before_skip.split(), layout.skip)})
     activation = getattr(block, layout.activation) if layout.activation else nn.Identity()
     return Part(path, stage, block, skip, _chain(block, layout.branch), activation)
+
+
+def _after_signed_stem(blocks: tuple[Part, ...]) -> tuple[Part, ...]:
+    first, *others = blocks
+    if first.branch is None or len(first.skip):
+        return blocks
+    return (replace(first, skip=named(identity=nn.Identity())), *others)
 
 
 def _chain(block: nn.Module, names: str) -> nn.Sequential:

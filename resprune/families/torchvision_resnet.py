@@ -43,6 +43,7 @@ _NAMES: dict[tuple[str, int, int, tuple[int, ...]], str] = {
     ("bottleneck", 1, 128, (3, 4, 6, 3)): "wide_resnet50_2",
     ("bottleneck", 1, 128, (3, 4, 23, 3)): "wide_resnet101_2",
 }
+_OUTSIDE = {"conv1.weight", "bn1.running_mean", "fc.weight"}  # timm's GroupNorm networks lack the second
 
 
 class TorchvisionResNet(Family):
@@ -52,7 +53,7 @@ class TorchvisionResNet(Family):
 
     def recognise(self, weights: Weights) -> Architecture | None:
         counts = block_counts(weights, _BLOCK_KEYS)
-        if counts is None or len(counts) != len(_STAGES) or not {"conv1.weight", "fc.weight"} <= weights.keys():
+        if counts is None or len(counts) != len(_STAGES) or not weights.keys() >= _OUTSIDE:
             return None
         stem, middle = weights["conv1.weight"].shape, weights.get("layer1.0.conv2.weight")
         classes = outputs_of(weights, "fc.weight")
