@@ -1,4 +1,4 @@
-"""Modules of the user's own: the documentation's example, the oracles of every chain, and refusals."""
+"""Modules of the user's own: the documentation's example, and the oracles of every chain."""
 
 from __future__ import annotations
 
@@ -9,79 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_images, randomise
+from conftest import make_images
+from own import RECIPE, BuiltFamily, OwnFamily, own, removing
 from test_exits import loop
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 import resprune
 from resprune.errors import ArchitectureError, UsageError
 from resprune.exits import SkipChainExits
-from resprune.families import Family, Part, Parts, chop, named
 from resprune.families.torchvision_resnet import TorchvisionResNet
-from resprune.records import Architecture, Preprocessing, PrunePlan
 from resprune.surgery import remove_blocks, skip_blocks
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "families.md"
-RECIPE = Preprocessing(3, 32, 32, (0.5,) * 3, (0.5,) * 3)
-
-
-class Own(nn.Module):
-    """Five blocks in a flat `nn.Sequential`, the third with a projection; biases, GELU or ReLU."""
-
-    def __init__(self, act: type[nn.Module] = nn.ReLU, positive: bool = True) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), act() if positive else nn.Identity())
-        widths = [(6, 6), (6, 6), (6, 9), (9, 9), (9, 9)]
-        self.body = nn.Sequential(*(OwnBlock(*pair, act) for pair in widths))
-        self.classify = nn.Linear(9, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classify(self.body(self.stem(x)).mean((2, 3)))
-
-
-class OwnBlock(nn.Module):
-    def __init__(self, width_in: int, width_out: int, act: type[nn.Module]) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width_in, width_out, 3, padding=1)
-        self.norm = nn.BatchNorm2d(width_out)
-        self.project = nn.Conv2d(width_in, width_out, 1, 2) if width_in != width_out else None
-        self.conv.stride = (1, 1) if self.project is None else (2, 2)
-        self.act = act()
-
-    def forward(self, x: Tensor) -> Tensor:
-        skip = x if self.project is None else self.project(x)
-        return self.act(self.norm(self.conv(x)) + skip)
-
-
-class OwnFamily(Family):
-    name = "own"
-
-    def split(self, network: nn.Module, architecture: Architecture) -> Parts:
-        assert isinstance(network, Own)
-        head = named(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), classify=network.classify)
-        return Parts(network.stem, chop(network, ["body"], self.part), head)
-
-    def part(self, path: str, stage: int, block: nn.Module) -> Part:
-        assert isinstance(block, OwnBlock)
-        skip = named() if block.project is None else named(project=block.project)
-        return Part(path, stage, block, skip, nn.Sequential(block.conv, block.norm), block.act)
-
-
-class BuiltFamily(OwnFamily):
-    def build(self, architecture: Architecture) -> nn.Module:
-        return Own()
-
-
-def own(**options: Any) -> Own:
-    network = Own(**options).eval()
-    randomise(network, 0)
-    return network
-
-
-def removing(depth: int, *removed: int) -> PrunePlan:
-    return PrunePlan("test", removed, tuple(k for k in range(depth) if k not in removed))
 
 
 def test_the_documentation_s_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,175 +125,3 @@ def test_torchvision_s_modules_are_taken_from_memory_with_the_stride_they_have(t
     back, images = resprune.load(tmp_path / "out", device="cpu"), make_images(chain, 2)
     assert torch.equal(back.network(images), pruned.chain.network(images))
     assert back.architecture.stages == ("b", "b", "b", "b")
-
-
-def training(network: Own) -> None:
-    network.body[1].train()
-
-
-def halved(network: Own) -> None:
-    network.half()
-
-
-@pytest.mark.parametrize(
-    ("change", "options", "match"),
-    [
-        (training, {}, r"body\.1 is in training mode; call network\.eval"),
-        (halved, {}, r"torch\.float16, expected torch\.float32"),
-        (None, {"classes": 5}, "gives 4 logits, not 5"),
-    ],
-)
-def test_modules_that_cannot_be_wrapped(
-    change: Callable[[Own], None] | None, options: dict[str, Any], match: str
-) -> None:
-    network = own()
-    if change is not None:
-        change(network)
-    with pytest.raises(UsageError, match=match):
-        resprune.wrap(network, OwnFamily(), preprocessing=RECIPE, **options)
-
-
-class NoBranch(OwnFamily):
-    def part(self, path: str, stage: int, block: nn.Module) -> Part:
-        part = super().part(path, stage, block)
-        return Part(path, stage, block, part.skip, nn.Sequential(part.branch[0]), part.activation)  # type: ignore[index]
-
-
-class WrongBranch(OwnFamily):
-    def part(self, path: str, stage: int, block: nn.Module) -> Part:
-        part = super().part(path, stage, block)
-        return Part(path, stage, block, part.skip, nn.Sequential(nn.Flatten()), part.activation)
-
-
-class WrongHead(OwnFamily):
-    def split(self, network: nn.Module, architecture: Architecture) -> Parts:
-        parts = super().split(network, architecture)
-        return Parts(parts.stem, parts.blocks, parts.head.append(nn.Softmax(1)))
-
-
-class Twisted(nn.Sequential):
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        return 2 * super().forward(input)
-
-
-class TwistedSkip(OwnFamily):
-    def part(self, path: str, stage: int, block: nn.Module) -> Part:
-        part = super().part(path, stage, block)
-        twist = Twisted(nn.AvgPool2d(1, divisor_override=2))
-        return Part(
-            path,
-            stage,
-            block,
-            named(twist=twist, **dict(part.skip.named_children())),
-            part.branch,
-            part.activation,
-        )
-
-
-class Elsewhere(OwnFamily):
-    def split(self, network: nn.Module, architecture: Architecture) -> Parts:
-        parts = super().split(network, architecture)
-        return Parts(parts.stem, parts.blocks[1:], parts.head)
-
-
-class Backwards(OwnFamily):
-    def part(self, path: str, stage: int, block: nn.Module) -> Part:
-        return super().part(path, 4 - int(path[-1]), block)
-
-
-class Nameless(OwnFamily):
-    name = ""
-
-
-class Impostor(OwnFamily):
-    name = "preact"
-
-
-class Misbuilt(OwnFamily):
-    def build(self, architecture: Architecture) -> nn.Module:
-        return Own(positive=False)
-
-
-@pytest.mark.parametrize(
-    ("family", "match"),
-    [
-        (NoBranch(), r"body\.0: the block is not activation\(skip \+ branch\)"),
-        (WrongBranch(), r"body\.0: its skip and branch cannot be run and added"),
-        (WrongHead(), "logits differ from those of stem, blocks and head"),
-        (TwistedSkip(), "an nn.Sequential in skip or head must have no forward of its own"),
-        (Elsewhere(), "are not all the children, in turn, of an nn.Sequential"),
-        (Backwards(), "split numbers its stages"),
-        (Nameless(), "no name, or one of resprune's own: ''"),
-        (Impostor(), "no name, or one of resprune's own: 'preact'"),
-        (Misbuilt(), "build gives a network that computes something else"),
-        (TorchvisionResNet(), "split of the family 'torchvision-resnet' failed"),
-    ],
-)
-def test_adapters_that_are_wrong_are_refused(family: Family, match: str) -> None:
-    with pytest.raises(resprune.ResPruneError, match=match):
-        resprune.wrap(own(), family, preprocessing=RECIPE)
-
-
-class KeepingRelu(OwnFamily):
-    def part(self, path: str, stage: int, block: nn.Module) -> Part:
-        part = super().part(path, stage, block)
-        skip = part.skip if len(part.skip) else named(identity=nn.Identity())
-        return Part(path, stage, block, skip, part.branch, part.activation)
-
-
-@torch.inference_mode()
-def test_a_relu_that_its_input_does_not_pass_unchanged_stays() -> None:
-    network = own(positive=False)
-    with pytest.raises(
-        ArchitectureError, match=r"body\.0: the block's input.*named\(identity=nn\.Identity\(\)\)"
-    ):
-        resprune.wrap(network, OwnFamily(), preprocessing=RECIPE)
-    chain = resprune.wrap(network, KeepingRelu(), preprocessing=RECIPE)
-    images = make_images(chain, 3)
-    sub = remove_blocks(chain, removing(5, 0, 1))
-    expected = network.stem(images).relu()
-    for block in network.body[2:]:
-        expected = block(expected)
-    torch.testing.assert_close(sub.network(images), network.classify(expected.mean((2, 3))))
-
-
-class InPlace(OwnBlock):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.relu_(x - 0.1) if self.project else x.mul_(0.5))
-
-
-class Counting(Own):
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for position in range(5):
-            x = self.body[position](x)
-        return self.classify(x.mean((2, 3)))
-
-
-class Doubling(Own):
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.body(self.stem(x)).mean((2, 3))
-        return self.classify(x) * (5 / len(self.body))
-
-
-@pytest.mark.parametrize("kind", [Counting, Doubling])
-def test_a_network_that_counts_its_blocks_is_refused_when_they_go(kind: type[Own]) -> None:
-    network = kind().eval()
-    randomise(network, 0)
-    chain = resprune.wrap(network, OwnFamily(), preprocessing=RECIPE)
-    with pytest.raises(ArchitectureError, match="forward runs the blocks of its stages in turn"):
-        resprune.prune(chain, removing(5, 1))
-
-
-def test_a_block_that_changes_its_input_is_refused() -> None:
-    network = own()
-    network.body[1] = InPlace(6, 6, nn.ReLU).eval()
-    with pytest.raises(ArchitectureError, match=r"body\.1: the block changes its input in place"):
-        resprune.wrap(network, OwnFamily(), preprocessing=RECIPE)
-
-
-def test_images_of_another_kind_are_refused() -> None:
-    with pytest.raises(ArchitectureError, match="expected input"):
-        resprune.wrap(own(), OwnFamily(), preprocessing=Preprocessing(1, 32, 32, (0.5,), (0.5,)))
-    with pytest.raises(ArchitectureError, match="no preprocessing is known for the family 'own'"):
-        resprune.wrap(own(), OwnFamily())

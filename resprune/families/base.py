@@ -47,7 +47,7 @@ class Part:
         """Whether the skip step passes its input on unchanged.
 
         ReLU counts as unchanged after an identity: in every family that has it there, the block's input
-        is the output of a ReLU already. SiLU or GELU would not.
+        is the output of a ReLU already, and opening a checkpoint checks it. SiLU or GELU would not.
         """
         return len(self.skip) == 0 and isinstance(self.activation, nn.Identity | nn.ReLU)
 
