@@ -136,10 +136,12 @@ def identify(checkpoint: Checkpoint, wish: Wish, family: Family | None = None) -
             )
         architecture = family.assume(architecture, name, value)
     given = {*wish.assume, *(["arch"] if where else [])}
-    left = families.assumptions(architecture, family, checkpoint.weights)
-    left = tuple(assumption for assumption in left if assumption.name not in given)
+    assumptions = tuple(
+        replace(assumption, given=assumption.name in given)
+        for assumption in families.assumptions(architecture, family, checkpoint.weights)
+    )
     notes = (*checkpoint.origin.notes, *([f"architecture from {where}"] if where else []))
-    return architecture, replace(checkpoint.origin, notes=notes, assumptions=left)
+    return architecture, replace(checkpoint.origin, notes=notes, assumptions=assumptions)
 
 
 def _architecture(checkpoint: Checkpoint, wish: Wish, family: Family | None) -> tuple[Architecture, str]:

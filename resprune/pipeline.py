@@ -10,15 +10,15 @@ evaluate(load("resnet20-pruned"), "cifar10/")
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from resprune import checkpoint, surgery, trajectory
+from resprune import checkpoint, doubt, surgery, trajectory
 from resprune.chain import ResidualChain, seeded_images
 from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST, Batches, open_data
 from resprune.errors import UsageError
@@ -26,6 +26,7 @@ from resprune.export import folder as output
 from resprune.families import FAMILIES, Family
 from resprune.opening import check_network, open_chain
 from resprune.records import (
+    READ_SAFELY,
     Analysis,
     DataSummary,
     Evaluation,
@@ -33,6 +34,9 @@ from resprune.records import (
     Preprocessing,
     PruneOutcome,
     PrunePlan,
+    Reading,
+    Remedy,
+    Wish,
 )
 from resprune.report import card, results
 from resprune.selection import check_tolerance, select, tail_rule
@@ -67,16 +71,31 @@ def load(
     device: str = "auto",
     preprocessing: Preprocessing | None = None,
     family: Family | None = None,
+    arch: str | None = None,
+    assume: Mapping[str, str] | None = None,
+    reading: Reading = READ_SAFELY,
+    **recipe: Any,
 ) -> ResidualChain:
-    """Read a checkpoint file, a folder, or ``demo``, and view it as a chain.
+    """Read a checkpoint file, a folder, a registered name, or ``demo``, and view it as a chain.
 
     Args:
         source: See `resprune.checkpoint.read`, also for what is raised.
         device: ``cpu``, ``cuda``, ...; ``auto`` takes CUDA where there is one.
         preprocessing: Overrides what the checkpoint or its family says.
         family: Of your own, for what is none of resprune's: a folder written from a wrapped module.
+        arch: Name of the architecture, such as ``resnetaa50``, where names and shapes fit several.
+        assume: Values of assumptions by name, such as ``{"stride": "1x1"}``; `inspect` lists them.
+        reading: Which weights of several, and how far the file is trusted.
+        recipe: Parts of the preprocessing, over what is known: see `Preprocessing.changed`.
     """
-    chain = open_chain(checkpoint.read(source), preprocessing, family=family)
+    wish = Wish(arch, assume or {})
+    chain = open_chain(checkpoint.read(source, reading), preprocessing, wish=wish, family=family)
+    try:
+        chain = replace(chain, preprocessing=chain.preprocessing.changed(**recipe))
+    except ValueError as error:
+        raise UsageError(f"no preprocessing: {error}", hint="--mean 0.5,0.5,0.5 --std 0.5,0.5,0.5") from error
+    if chain.device.type == "meta":
+        return chain
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -213,6 +232,23 @@ def save(pruned: Pruned, folder: str | Path, *, force: bool = False) -> list[str
         output.write_json(draft / output.REPORT_FILE, results.portable(results.prune(outcome)))
         (draft / output.CARD_FILE).write_text(card.model_card(outcome, Path(folder).name), encoding="utf-8")
         return sorted(entry.name for entry in draft.iterdir())
+
+
+def remedies(
+    chain: ResidualChain, data: Data | None, accuracy: float | None, **options: Any
+) -> tuple[Remedy, ...]:
+    """Return assumptions that fit labelled images much better than those made; see `resprune.doubt`.
+
+    Args:
+        chain: As it was loaded.
+        data: The images that the accuracy was measured on.
+        accuracy: Nothing is tried where it is that of a trained network, or None.
+        options: Of `resprune.data.open_data`: split, seed, batch_size.
+    """
+    if accuracy is None or accuracy >= doubt.DOUBTFUL:
+        return ()
+    options.setdefault("order", VALIDATION_FIRST)
+    return doubt.remedies(chain, batches_for(chain, data, **(options | {"samples": doubt.IMAGES})))
 
 
 def evaluate(

@@ -84,12 +84,14 @@ class Assumption:
         value: What was taken.
         others: What would load just as well.
         meaning: The choice in words.
+        given: Whether the user or the checkpoint's metadata chose the value.
     """
 
     name: str
     value: str
     others: tuple[str, ...]
     meaning: str
+    given: bool = False
 
     def flag(self, value: str) -> str:
         """Return what the command line takes for one of the values."""
@@ -177,6 +179,31 @@ class Preprocessing:
             "interpolation": self.interpolation,
         }
 
+    def changed(
+        self,
+        *,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        input_size: int | None = None,
+        resize: int | None = None,
+        interpolation: str | None = None,
+    ) -> Preprocessing:
+        """Return the recipe with what the user gives in its place; checked as a file's is.
+
+        Raises:
+            ValueError: where that is no recipe.
+        """
+        given: dict[str, Any] = {"mean": mean, "std": std, "resize": resize, "interpolation": interpolation}
+        if input_size is not None:
+            given |= {"height": input_size, "width": input_size}
+            if resize is None and self.resize is not None:
+                given["resize"] = round(self.resize * input_size / self.height)
+        given = {name: value for name, value in given.items() if value is not None}
+        if not given:
+            return self
+        words = ", ".join(sorted(given.keys() - {"width"})).replace("height", "size")
+        return self.from_json(self.to_json() | given, source=f"{words} given; else {self.source}")
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any], source: str) -> Preprocessing:
         """Read what `to_json` wrote.
@@ -213,7 +240,7 @@ class Origin:
         sha256: Of the weights file, hexadecimal.
         format: Such as ``torch zip`` or ``safetensors``.
         notes: What was unwrapped, stripped or dropped on the way, for the user to read.
-        assumptions: What the checkpoint does not say and was taken to be so.
+        assumptions: What names and shapes do not say and was taken to be so.
     """
 
     path: str
@@ -236,11 +263,12 @@ class NetworkSummary:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """Which images a figure was measured on."""
+    """Which images a figure was measured on, and how they became the network's input."""
 
     spec: str
     split: str | None
     samples: int
+    preprocessing: Preprocessing | None = None
 
 
 @dataclass(frozen=True)
@@ -347,6 +375,23 @@ class Verification:
     max_abs_difference: float
     against: str
     tolerance: float
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """An assumption that fits labelled images better than the one that was made.
+
+    Attributes:
+        flags: What the command line takes for it.
+        accuracy: Fraction of one, with it.
+        before: The same without it, on the same images.
+        samples: Number of those images.
+    """
+
+    flags: str
+    accuracy: float
+    before: float
+    samples: int
 
 
 @dataclass(frozen=True)

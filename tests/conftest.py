@@ -55,6 +55,10 @@ def _cifar_preact(stages: tuple[str, ...], block: str) -> Architecture:
     return Architecture("cifar-preact", "preact", stages, options)
 
 
+def _timm(arch: str, stages: tuple[str, ...]) -> Architecture:
+    return Architecture("timm", arch, stages, {"arch": arch, "in_channels": 3, "classes": 7})
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "torchvision basic": _torchvision("basic", ("bb", "bbb", "b", "bb"), "basic"),
     "torchvision bottleneck": _torchvision("bottleneck", ("bb", "b", "bb", "b"), "bottleneck", width=16),
@@ -76,6 +80,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "cifar weiaicunzai": _cifar(("bb", "bb", "b", "b"), "B", "weiaicunzai", block="bottleneck"),
     "cifar preact": _cifar_preact(("bb", "bb", "bb"), "basic"),
     "cifar preact bottleneck": _cifar_preact(("bb", "bb", "bb"), "bottleneck"),
+    "timm deep stem": _timm("resnet14t", ("bb", "bb", "b", "b")),
+    "timm pre-activation": _timm("resnetv2_18d", ("bb", "bb", "b", "b")),
+    "timm fixed depth": _timm("regnety_002", ("b", "b", "bbbb", "bbbbbbb")),
     "preact homogeneous": preact.architecture("homogeneous", [6], [8], in_channels=1, classes=10),
     "preact standard": preact.architecture("standard", [2, 2, 3], [8, 16, 32], in_channels=3, classes=10),
     "preact strided stem": preact.architecture("strided", [4], [8], in_channels=3, classes=10, stem_stride=2),

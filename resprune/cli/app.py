@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from resprune.cli import options, shell
+from resprune.cli.opening import Open, opens_a_checkpoint
+
+Opened = Callable[[], Open]
 
 app = typer.Typer(
     name="resprune",
@@ -42,15 +46,20 @@ def _root(
 
 
 @app.command()
+@opens_a_checkpoint
 def inspect(
-    checkpoint: options.CheckpointArgument, as_json: options.Json = False, debug: options.Debug = False
+    opened: Opened,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read the numbers too: finite, and every block is skip plus branch.")
+    ] = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
 ) -> None:
     """Say what a checkpoint is: format, family, architecture, blocks, size. Needs no data."""
     with shell.command(debug):
-        from resprune import pipeline
         from resprune.report import results, tables
 
-        chain = pipeline.load(checkpoint, device="cpu")
+        chain = opened()(device="cpu", numbers=check)
         if as_json:
             shell.print_json(results.inspect(chain.summary, chain.preprocessing, chain.classes))
         else:
@@ -58,8 +67,9 @@ def inspect(
 
 
 @app.command()
+@opens_a_checkpoint
 def analyze(
-    checkpoint: options.CheckpointArgument,
+    opened: Opened,
     data: options.Data = None,
     split: options.Split = None,
     tol: Annotated[float, typer.Option(min=0, metavar="T", help="Tolerance of the suggested depth.")] = 1e-3,
@@ -81,8 +91,9 @@ def analyze(
         from resprune.export.folder import write_text
         from resprune.report import results, tables
 
+        chain = opened()(device=device)
         analysis = pipeline.analyze(
-            pipeline.load(checkpoint, device=device),
+            chain,
             data,
             tol=tol,
             drops=drops,
@@ -94,15 +105,19 @@ def analyze(
         )
         if csv is not None:
             write_text(csv, tables.trajectory_csv(analysis))
+        accuracy = analysis.trajectory.final.accuracy
+        better = pipeline.remedies(chain, data, accuracy, split=split, seed=seed, batch_size=batch_size)
         if as_json:
-            shell.print_json(results.analyze(analysis))
+            shell.print_json(results.analyze(analysis) | results.remedies(better))
         else:
             shell.show(tables.analyze(analysis))
+        shell.advise(tables.remedy(better))
 
 
 @app.command()
+@opens_a_checkpoint
 def prune(
-    checkpoint: options.CheckpointArgument,
+    opened: Opened,
     tol: options.Tolerance = None,
     depth: Annotated[
         int | None, typer.Option(min=0, metavar="M", help="Keep the first M blocks.", show_default=False)
@@ -155,7 +170,7 @@ def prune(
             raise UsageError("no output folder given", hint="add --out DIR, or --dry-run to see the plan only")
         if out is not None and not dry_run:
             refuse_existing(out, force)
-        chain = pipeline.load(checkpoint, device=device)
+        chain = opened()(device=device)
         reading = {"seed": seed, "batch_size": batch_size}
         if tol is not None:
             plan, choice = pipeline.choose(
@@ -176,18 +191,21 @@ def prune(
             chain, plan, data, choice=choice, split=test_split, progress=shell.progress, **reading
         )
         files = pipeline.save(pruned, out, force=force)
+        better = pipeline.remedies(chain, data, pruned.outcome.before.accuracy, **reading)
         if as_json:
             written = {"output": {"folder": str(out), "files": files}}
-            shell.print_json(results.prune(pruned.outcome) | written)
+            shell.print_json(results.prune(pruned.outcome) | written | results.remedies(better))
         else:
             shell.show("")
             shell.show(tables.prune(pruned.outcome))
             shell.show(f"Written: {out} ({', '.join(files)})")
+        shell.advise(tables.remedy(better))
 
 
 @app.command()
+@opens_a_checkpoint
 def evaluate(
-    checkpoint: options.CheckpointArgument,
+    opened: Opened,
     data: options.Data = None,
     split: options.Split = None,
     samples: options.Samples = None,
@@ -203,7 +221,7 @@ def evaluate(
         from resprune import pipeline
         from resprune.report import results, tables
 
-        chain = pipeline.load(checkpoint, device=device)
+        chain = opened()(device=device)
         evaluation, summary = pipeline.evaluate(
             chain,
             data,
@@ -213,7 +231,11 @@ def evaluate(
             seed=seed,
             batch_size=batch_size,
         )
+        better = pipeline.remedies(
+            chain, data, evaluation.accuracy, split=split, seed=seed, batch_size=batch_size
+        )
         if as_json:
-            shell.print_json(results.evaluate(chain.summary, summary, evaluation))
+            shell.print_json(results.evaluate(chain.summary, summary, evaluation) | results.remedies(better))
         else:
             shell.show(tables.evaluate(chain.summary, summary, evaluation))
+        shell.advise(tables.remedy(better))

@@ -7,12 +7,6 @@ from typing import Annotated
 
 import typer
 
-CheckpointArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="CKPT", help="Checkpoint file or folder, torchvision/NAME, or demo.", show_default=False
-    ),
-]
 Data = Annotated[
     str | None,
     typer.Option(

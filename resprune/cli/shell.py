@@ -72,6 +72,12 @@ def say(message: str) -> None:
     stderr.print(message, markup=False, soft_wrap=True)
 
 
+def advise(message: str) -> None:
+    """Tell the user what to do next, where there is something."""
+    if message:
+        say(message)
+
+
 def show(result: RenderableType) -> None:
     """Print a result; its names are the user's and no markup."""
     Console(highlight=False, markup=False).print(result)

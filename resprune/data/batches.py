@@ -107,7 +107,7 @@ def open_data(
         chosen = torch.randperm(len(source), generator=generator)[:samples].tolist()
         source = Sample(source, frozenset(chosen))
     size = batch_size or (128 if preprocessing.height * preprocessing.width <= 64 * 64 else 32)
-    summary = DataSummary(str(spec), name, len(source))
+    summary = DataSummary(str(spec), name, len(source), preprocessing)
     _check_first(source, preprocessing)
     return Batches(CheckedLabels(source, classes), summary, preprocessing, size)
 

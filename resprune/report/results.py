@@ -16,6 +16,7 @@ from resprune.records import (
     Preprocessing,
     PruneOutcome,
     PrunePlan,
+    Remedy,
 )
 
 
@@ -28,7 +29,7 @@ def inspect(network: NetworkSummary, preprocessing: Preprocessing, classes: int)
         "layout": list(architecture.stages),
         "options": dict(architecture.options),
         "classes": classes,
-        "preprocessing": preprocessing.to_json() | {"source": preprocessing.source},
+        "preprocessing": _recipe(preprocessing),
         "notes": list(network.origin.notes),
         "assumptions": [
             asdict(a) | {"others": [a.flag(value) for value in a.others]} for a in network.origin.assumptions
@@ -87,6 +88,11 @@ def plan(chosen: PrunePlan) -> dict[str, Any]:
     }
 
 
+def remedies(found: tuple[Remedy, ...]) -> dict[str, Any]:
+    """Return what is added where the accuracy is that of a guess and other assumptions fit better."""
+    return {"remedies": [asdict(remedy) for remedy in found]} if found else {}
+
+
 def evaluate(network: NetworkSummary, data: DataSummary, evaluation: Evaluation) -> dict[str, Any]:
     """Return what ``resprune evaluate --json`` prints."""
     return _head("evaluate", network, data) | {
@@ -138,7 +144,13 @@ def _head(command: str, summary: NetworkSummary, data: DataSummary | None = None
 
 
 def _data(data: DataSummary) -> dict[str, Any]:
-    return {"spec": data.spec, "split": data.split, "samples": data.samples}
+    summary: dict[str, Any] = {"spec": data.spec, "split": data.split, "samples": data.samples}
+    recipe = data.preprocessing
+    return summary if recipe is None else summary | {"preprocessing": _recipe(recipe)}
+
+
+def _recipe(recipe: Preprocessing) -> dict[str, Any]:
+    return recipe.to_json() | {"source": recipe.source}
 
 
 def _figures(evaluation: Evaluation) -> dict[str, Any]:

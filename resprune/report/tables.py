@@ -19,6 +19,7 @@ from resprune.records import (
     Preprocessing,
     PruneOutcome,
     PrunePlan,
+    Remedy,
 )
 
 _BAR = 10
@@ -41,8 +42,8 @@ def inspect(network: NetworkSummary, preprocessing: Preprocessing) -> Renderable
     grid.add_row("input", f"{_recipe(preprocessing)} [{preprocessing.source}]")
     for index, note in enumerate(network.origin.notes):
         grid.add_row("notes" if index == 0 else "", Text(note))
-    for index, assumption in enumerate(network.origin.assumptions):
-        grid.add_row("assumed" if index == 0 else "", Text(_assumed(assumption)))
+    for assumption in network.origin.assumptions:
+        grid.add_row("given" if assumption.given else "assumed", Text(_assumed(assumption)))
     grid.add_row("sha256", network.origin.sha256)
     return grid
 
@@ -77,7 +78,7 @@ def analyze(analysis: Analysis) -> RenderableType:
     final = analysis.trajectory.final
     table.add_row(str(len(rows)), "output", _percent(final.accuracy), _number(final.loss), style="bold")
     head = f"{analysis.network.architecture.name}, {_data(analysis.data)}"
-    return Group(Text(head), table, Text(), Text(suggestion(analysis)))
+    return Group(Text(head), _input(analysis.data), table, Text(), Text(suggestion(analysis)))
 
 
 def suggestion(analysis: Analysis) -> str:
@@ -132,14 +133,26 @@ def prune(outcome: PruneOutcome) -> RenderableType:
     where = f"{after.samples} seeded inputs" if outcome.data is None else _data(outcome.data)
     verified = outcome.verified
     check = f"Checked: logits equal {verified.against}, largest difference {verified.max_abs_difference:.1e}"
-    return Group(table, Text(), Text(f"{check} ({where})."))
+    return Group(_input(outcome.data), table, Text(), Text(f"{check} ({where})."))
 
 
 def evaluate(network: NetworkSummary, data: DataSummary, evaluation: Evaluation) -> RenderableType:
     """Return accuracy and loss."""
-    return Text(
+    figures = Text(
         f"{network.architecture.name}, {_data(data)}: accuracy {_percent(evaluation.accuracy)} %,"
         f" top 5 {_percent(evaluation.accuracy_top5)} %, loss {_number(evaluation.loss)}"
+    )
+    return Group(_input(data), figures)
+
+
+def remedy(found: tuple[Remedy, ...]) -> str:
+    """Return the advice that a better fit gives, in one sentence; empty where there is none."""
+    if not found:
+        return ""
+    best = found[0]
+    return (
+        f"The accuracy is that of a wrong assumption: on {best.samples} images it is {_percent(best.before)} %,"
+        f" and {_percent(best.accuracy)} % with {best.flags}. Run the command again with that."
     )
 
 
@@ -197,6 +210,11 @@ def _number(value: float | None) -> str:
 def _data(data: DataSummary) -> str:
     split = f" ({data.split})" if data.split else ""
     return f"{data.samples:,} images of {data.spec}{split}"
+
+
+def _input(data: DataSummary | None) -> Text:
+    recipe = None if data is None else data.preprocessing
+    return Text("" if recipe is None else f"Input: {_recipe(recipe)} [{recipe.source}]")
 
 
 def _assumed(assumption: Assumption) -> str:
