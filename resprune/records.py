@@ -99,6 +99,23 @@ class Assumption:
 
 
 @dataclass(frozen=True)
+class Variants:
+    """Networks that a family covers, for the documentation.
+
+    Attributes:
+        group: What they are.
+        names: As the library or the authors name them.
+        loads_in: Libraries whose own classes hold a pruned network while every stage keeps a block.
+        refused: Why they are not read, where they are recognised and refused.
+    """
+
+    group: str
+    names: tuple[str, ...]
+    loads_in: tuple[str, ...] = ()
+    refused: str = ""
+
+
+@dataclass(frozen=True)
 class Claim:
     """What a checkpoint's own metadata says its network is.
 

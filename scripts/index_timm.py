@@ -16,7 +16,10 @@ import timm
 import torch
 from torch import nn
 
+from resprune.errors import ArchitectureError
 from resprune.families.timm_index import MODULES, Outline, digest
+from resprune.families.timm_nets import TimmNets
+from resprune.records import Architecture
 
 TARGET = Path(__file__).parents[1] / "resprune" / "families" / "timm_index.json"
 
@@ -47,10 +50,20 @@ def row(name: str, module: str) -> dict[str, Any]:
         "module": module,
         "blocks": [len(stage) for stage in outline.stages],
         "free": two_each is not None,
+        "readable": readable(network, len(outline.stages)),
         "outer": outline.outer,
         "stages": [" ".join(stage if len(set(stage[1:])) > 1 else stage[:2]) for stage in outline.stages],
         "kind": kind(network if two_each is None else two_each),
     }
+
+
+def readable(network: nn.Module, stages: int) -> bool:
+    """Whether the adapter can take every block apart."""
+    try:
+        TimmNets().split(network, Architecture("timm", "", ("",) * stages))
+    except ArchitectureError:
+        return False
+    return True
 
 
 def build(name: str, **arguments: Any) -> nn.Module:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,11 +37,10 @@ SIZES = {"resnet50_clip": 224, "resnet101_clip": 224, "bat_resnext26ts": 256}
 """Pixels, where attention takes no smaller images."""
 LARGEST = 60_000_000
 """Parameters of the largest kind that is tested with numbers."""
-REFUSED = re.compile(r"regnetv_.*|regnetz_.*")
 
 INSTALLED = [entry for entry in timm_index.entries() if timm.is_model(entry.name)]
-READABLE = [entry for entry in INSTALLED if not REFUSED.fullmatch(entry.name)]
-UNREADABLE = [entry for entry in INSTALLED if REFUSED.fullmatch(entry.name)]
+READABLE = [entry for entry in INSTALLED if entry.readable]
+UNREADABLE = [entry for entry in INSTALLED if not entry.readable]
 LOADER = """
 import sys, json, torch
 torch.set_num_threads(1)
@@ -131,9 +129,7 @@ def blurs(network: nn.Module) -> int:
     return sum("Blur" in type(module).__name__ or type(module) is nn.AvgPool2d for module in network.modules())
 
 
-@pytest.mark.parametrize(
-    "entry", [e for e in timm_index.entries() if REFUSED.fullmatch(e.name)], ids=lambda e: e.name
-)
+@pytest.mark.parametrize("entry", UNREADABLE, ids=lambda entry: entry.name)
 def test_blocks_that_cannot_be_removed_are_refused_by_name(entry: Entry) -> None:
     reason = "behind the block's norm and activation" if "regnetv" in entry.name else "has no skip connection"
     with pytest.raises(ArchitectureError, match=rf"test, (s\d\.b\d|stages\.\d\.\d): the .*{reason}"):
@@ -210,14 +206,15 @@ def test_every_kind_is_split_pruned_saved_and_loaded(
     middle = tuple(block.index for block in chain.blocks if block.part.step_is_trivial)[:2]
     surgical = PrunePlan("some", middle, tuple(k for k in range(chain.depth) if k not in middle))
     reference = zeroed(network, [chain.blocks[k].path for k in middle])(images)
-    check_pruned(chain, surgical, reference, images, loader, tmp_path)
+    check_pruned(entry, chain, surgical, reference, images, loader, tmp_path)
     reference = zeroed(network, [chain.blocks[k].path for k in tail.removed])(images)
     close(exits[:, half], reference)
-    check_pruned(chain, tail, reference, images, loader, tmp_path)
+    check_pruned(entry, chain, tail, reference, images, loader, tmp_path)
     assert torch.equal(network(images), expected)
 
 
 def check_pruned(
+    entry: Entry,
     chain: ResidualChain,
     plan: PrunePlan,
     expected: Tensor,
@@ -230,6 +227,7 @@ def check_pruned(
     assert pruned.depth == plan.depth
     logits = pruned.network(images)
     close(logits, expected)
+    assert folder.loads_in_timm(pruned) == (pruned.architecture.is_stock and entry.depth_is_free)
     target = path / plan.rule
     target.mkdir()
     folder.write_network(pruned, target)

@@ -239,3 +239,22 @@ def evaluate(
         else:
             shell.show(tables.evaluate(chain.summary, summary, evaluation))
         shell.advise(tables.remedy(better))
+
+
+@app.command()
+def families(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="As the table of docs/families.md, with every name.")
+    ] = False,
+    debug: options.Debug = False,
+) -> None:
+    """List the networks that are read, and the libraries that load a pruned one."""
+    with shell.command(debug):
+        from resprune.families import FAMILIES
+        from resprune.report import tables
+
+        groups = [group for family in FAMILIES for group in family.variants()]
+        if markdown:
+            shell.print_text(tables.families_markdown(groups))
+        else:
+            shell.show(tables.families(groups))

@@ -83,6 +83,11 @@ def show(result: RenderableType) -> None:
     Console(highlight=False, markup=False).print(result)
 
 
+def print_text(text: str) -> None:
+    """Print text as it is, however wide."""
+    sys.stdout.write(text + "\n")
+
+
 def print_json(result: dict[str, Any]) -> None:
     """Print one JSON object."""
     sys.stdout.write(json.dumps(result, indent=2, allow_nan=False) + "\n")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resprune.errors import ArchitectureError
 from resprune.families.layers import BareStep
-from resprune.records import GONE, Architecture, Assumption, Claim, Preprocessing
+from resprune.records import GONE, Architecture, Assumption, Claim, Preprocessing, Variants
 
 Weights = Mapping[str, Tensor]
 
@@ -145,9 +145,9 @@ class Family(ABC):
         """Return ``architecture`` and ``model_args`` for plain timm, or None where it has no such class."""
         return None
 
-    def variants(self) -> tuple[str, ...]:
-        """Return names of the networks that the family covers, for the documentation."""
-        return (self.name,)
+    def variants(self) -> tuple[Variants, ...]:
+        """Return the networks that the family covers, for the documentation."""
+        return (Variants(self.name, ()),)
 
 
 def named(**layers: nn.Module) -> nn.Sequential:

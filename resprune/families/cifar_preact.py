@@ -20,7 +20,7 @@ from resprune.families.base import (
     recipe_for,
 )
 from resprune.families.cifar_networks import EXPANSION
-from resprune.records import WHOLE, Architecture, Preprocessing
+from resprune.records import WHOLE, Architecture, Preprocessing, Variants
 
 _BLOCK_KEYS = {"bn1", "conv1", "bn2", "conv2", "bn3", "conv3", "shortcut"}
 
@@ -168,5 +168,6 @@ class CifarPreAct(Family):
         source = "the recipe of kuangliu's pytorch-cifar"
         return recipe_for(architecture.options["in_channels"], 32, mean, std, source=source)
 
-    def variants(self) -> tuple[str, ...]:
-        return ("preactresnet18", "preactresnet34", "preactresnet50", "preactresnet101", "preactresnet152")
+    def variants(self) -> tuple[Variants, ...]:
+        names = tuple(f"preactresnet{depth}" for depth in (18, 34, 50, 101, 152))
+        return (Variants("kuangliu's PreActResNet", names),)

@@ -22,7 +22,7 @@ from resprune.families.base import (
     recipe_for,
 )
 from resprune.families.cifar_networks import EXPANSION, LINEAGES, CifarBlock, CifarResNet, Names
-from resprune.records import WHOLE, Architecture, Assumption, Preprocessing
+from resprune.records import WHOLE, Architecture, Assumption, Preprocessing, Variants
 
 
 class CifarResNets(Family):
@@ -91,8 +91,9 @@ class CifarResNets(Family):
         meaning = "where option-A shortcuts put their zero channels: around the others, or behind them"
         return (Assumption("padding", value, others, meaning),)
 
-    def variants(self) -> tuple[str, ...]:
-        return tuple(f"{name}'s" for name in ("akamaster", "kuangliu", "chenyaofo", "open_lth", "weiaicunzai"))
+    def variants(self) -> tuple[Variants, ...]:
+        authors = ("akamaster (Y. Idelbayev)", "kuangliu", "chenyaofo", "open_lth", "weiaicunzai")
+        return (Variants("CIFAR ResNets, named as their authors name them", authors),)
 
 
 def _recognise(family: str, key: str, weights: Weights) -> Architecture | None:

@@ -94,6 +94,7 @@ class Entry:
         blocks: Number of blocks of every stage.
         kind: Digest of what the network computes, whatever its depth: strides, activations, pools, ...
         depth_is_free: Whether the constructor takes any number of blocks.
+        readable: Whether every block is skip plus branch; the others are known so that they can be refused.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Entry:
     blocks: tuple[int, ...]
     kind: str
     depth_is_free: bool
+    readable: bool
 
     def fits(self, outline: Outline) -> bool:
         """Whether the weights can be those of this network, at its own depth or another that it can have."""
@@ -129,7 +131,8 @@ def entries() -> tuple[Entry, ...]:
             stage if len(stage) != 2 else (stage[0], *stage[1:] * (count - 1))
             for stage, count in zip(stages, blocks, strict=True)
         )
-        found.append(Entry(row["name"], row["module"], row["outer"], full, blocks, row["kind"], row["free"]))
+        name, module, outer = row["name"], row["module"], row["outer"]
+        found.append(Entry(name, module, outer, full, blocks, row["kind"], row["free"], row["readable"]))
     return tuple(sorted(found, key=lambda entry: (len(entry.name), entry.name)))
 
 

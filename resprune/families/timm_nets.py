@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from resprune.errors import ArchitectureError
 from resprune.families import timm_index
 from resprune.families.base import Family, Part, Parts, Weights, chop, named
-from resprune.records import WHOLE, Architecture, Assumption, Claim, Preprocessing
+from resprune.records import WHOLE, Architecture, Assumption, Claim, Preprocessing, Variants
 
 
 @dataclass(frozen=True)
@@ -253,8 +253,19 @@ class TimmNets(Family):
             arguments["layers"] = [len(stage) for stage in architecture.stages]
         return {"architecture": options["arch"], "model_args": arguments}
 
-    def variants(self) -> tuple[str, ...]:
-        return tuple(entry.name for entry in timm_index.entries())
+    def variants(self) -> tuple[Variants, ...]:
+        groups: dict[tuple[str, bool, bool], list[str]] = {}
+        for entry in timm_index.entries():
+            groups.setdefault((entry.module, entry.depth_is_free, entry.readable), []).append(entry.name)
+        return tuple(
+            Variants(
+                f"timm {module}" + ("" if free else ", of fixed depth"),
+                tuple(names),
+                ("timm",) if free and readable else (),
+                "" if readable else "a block has no skip connection, or one that starts behind its norm",
+            )
+            for (module, free, readable), names in sorted(groups.items())
+        )
 
 
 def arch_assumption(architecture: Architecture, weights: Weights) -> tuple[Assumption, ...]:

@@ -18,7 +18,7 @@ from resprune.families.base import (
     outputs_of,
     recipe_for,
 )
-from resprune.records import WHOLE, Architecture, Preprocessing
+from resprune.records import WHOLE, Architecture, Preprocessing, Variants
 
 _PATTERN = (
     r"trunk_output\.block(?P<stage>[0-9]{1,4})\.block(?P=stage)-(?P<block>[0-9]{1,4})\.(?P<child>[^.]+)\."
@@ -116,8 +116,8 @@ class TorchvisionRegNet(Family):
         source = "torchvision's ImageNet recipe"
         return recipe_for(architecture.options["in_channels"], 224, mean, std, resize=256, source=source)
 
-    def variants(self) -> tuple[str, ...]:
-        return tuple(_NAMES.values())
+    def variants(self) -> tuple[Variants, ...]:
+        return (Variants("torchvision RegNet", tuple(_NAMES.values()), ("torchvision",)),)
 
 
 def _se_ratio(weights: Weights, first: str, in_channels: int) -> float | None:

@@ -23,7 +23,7 @@ from resprune.families.base import (
     outputs_of,
     recipe_for,
 )
-from resprune.records import WHOLE, Architecture, Assumption, Claim, Preprocessing
+from resprune.records import WHOLE, Architecture, Assumption, Claim, Preprocessing, Variants
 
 _BLOCK_KEYS = {"conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample"}
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
@@ -174,5 +174,12 @@ class TorchvisionResNet(Family):
         arguments |= {"cardinality": options["groups"], "base_width": options["width_per_group"]}
         return {"architecture": "resnet50", "model_args": arguments}
 
-    def variants(self) -> tuple[str, ...]:
-        return tuple(_NAMES.values())
+    def variants(self) -> tuple[Variants, ...]:
+        return (
+            Variants(
+                "torchvision ResNet, timm's plain ones",
+                tuple(_NAMES.values()),
+                ("timm", "torchvision"),
+            ),
+            Variants("the same with the stride in the 1x1 convolution (v1), or a stem for small images", ()),
+        )
