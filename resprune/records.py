@@ -218,7 +218,7 @@ class Preprocessing:
         given = {name: value for name, value in given.items() if value is not None}
         if not given:
             return self
-        words = ", ".join(sorted(given.keys() - {"width"})).replace("height", "size")
+        words = ", ".join("size" if name == "height" else name for name in given if name != "width")
         return self.from_json(self.to_json() | given, source=f"{words} given; else {self.source}")
 
     @classmethod
