@@ -13,7 +13,7 @@ from torch import Tensor
 
 from resprune import registered
 from resprune.errors import ArchitectureError, CheckpointError, printable
-from resprune.formats import read_safetensors, read_torch, sha256, sniff
+from resprune.formats import kind_of, read_safetensors, read_torch, sha256
 from resprune.records import READ_SAFELY, Architecture, Claim, Origin, Preprocessing, Reading
 
 DEMO = "demo"
@@ -75,10 +75,10 @@ def read(source: str | Path, how: Reading = READ_SAFELY) -> Checkpoint:
     try:
         found = None if path.exists() else registered.find(str(source))
         if found is not None:
-            return replace(_read_file(found[0], str(source)), preprocessing=found[1])
+            return replace(_read_file(found[0], str(source), how), preprocessing=found[1], claim=found[2])
         if path.is_dir():
             return _read_folder(path, str(source))
-        return _read_file(path, str(source))
+        return _read_file(path, str(source), how)
     except OSError as error:
         raise CheckpointError(
             f"cannot be read ({error.strerror or error})",
@@ -108,21 +108,19 @@ def _read_folder(folder: Path, name: str) -> Checkpoint:
     return Checkpoint(weights, origin, architecture, preprocessing, exit_statistics=exit_statistics)
 
 
-def _read_file(path: Path, name: str) -> Checkpoint:
+def _read_file(path: Path, name: str, how: Reading) -> Checkpoint:
     if not path.exists() and not path.is_symlink():
         raise CheckpointError(
             "no such file or folder",
             where=name,
             hint=f"give a checkpoint ({', '.join(_SUFFIXES)}), a folder, or {DEMO!r}",
         )
-    with path.open("rb") as file:
-        head = file.read(512)
-    kind = sniff(head, name, path.stat().st_size)
+    kind = kind_of(path, name)
     notes: list[str] = []
     if kind == "safetensors":
         weights = _clean(read_safetensors(path, where=name), name, notes)
     else:
-        weights = _clean(_unwrap(read_torch(path, name, kind), name, notes), name, notes)
+        weights = _clean(_unwrap(read_torch(path, name, kind, how, notes), name, notes), name, notes)
     return Checkpoint(weights, Origin(name, sha256(path), kind, tuple(notes)))
 
 
