@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import timm
 import torch
 import torchvision
+from commands import run
 from conftest import ARCHITECTURES, make_chain
 from torch import Tensor
 
@@ -124,3 +128,42 @@ def test_macs_of_resnet50_are_the_published_ones() -> None:
 )
 def test_other_networks_are_not_recognised(keys: dict[str, tuple[int, ...]]) -> None:
     assert families.recognise({key: torch.zeros(shape) for key, shape in keys.items()}) is None
+
+
+def test_the_documented_table_is_what_the_command_prints() -> None:
+    document = (Path(__file__).parents[1] / "docs" / "families.md").read_text(encoding="utf-8")
+    table = document.partition("<!-- families -->\n")[2].partition("<!-- /families -->")[0]
+    assert table == run("families", "--markdown").stdout
+    shown = run("families").stdout
+    assert "torchvision RegNet" in shown
+    assert "refused: a block has no skip connection" in " ".join(shown.split())
+
+
+REFUSED = {
+    "convnext_tiny": "ConvNeXt",
+    "nfnet_f0": "NFNet",
+    "nf_resnet50": "NFNet",
+    "densenet121": "DenseNet",
+    "cspresnet50": "cross-stage",
+    "dpn68": "dual-path",
+    "vgg11": "VGG",
+    "repvgg_a0": "RepVGG",
+    "mobilenetv2_100": "inverted residual",
+    "vit_tiny_patch16_224": "transformer",
+    "inception_v3": "Inception",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_networks_that_cannot_be_read_are_refused_with_the_reason(name: str) -> None:
+    with torch.device("meta"):
+        weights = timm.create_model(name).state_dict()
+    with pytest.raises(ArchitectureError, match=rf"{name}: this is .*{REFUSED[name]}.*: ..."):
+        open_chain(Checkpoint(dict(weights), Origin(name, "", "")))
+
+
+def test_a_network_without_a_classifier_is_refused() -> None:
+    with torch.device("meta"):
+        weights = timm.create_model("resnet18", num_classes=0).state_dict()
+    with pytest.raises(ArchitectureError, match="without a classifier: exits need one"):
+        open_chain(Checkpoint(dict(weights), Origin("test", "", "")))

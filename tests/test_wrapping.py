@@ -21,7 +21,7 @@ from resprune.exits import SkipChainExits
 from resprune.families.torchvision_resnet import TorchvisionResNet
 from resprune.surgery import remove_blocks, skip_blocks
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "families.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "adapters.md"
 
 
 def test_the_documentation_s_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
