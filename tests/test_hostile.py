@@ -139,11 +139,16 @@ def test_a_tensor_that_tells_the_architecture_is_missing_or_a_scalar(
     name: str, change: str, tmp_path: Path
 ) -> None:
     state = dict(make_chain(ARCHITECTURES[name]).network.state_dict())
-    wide = next(key for key in state if re.search(r"\b0\.(conv2|f\.c\.0|residual_function\.3)\.weight", key))
+    wide = next(
+        key
+        for key in state
+        if re.search(r"\b(0|b1)\.(conv2|conv2.conv|f\.c\.0|residual_function\.3)\.weight", key)
+    )
     if change == "drop":
         del state[wide]
     else:
-        state["linear.weight" if "linear.weight" in state else "fc.weight"] = torch.tensor(1.0)
+        last = next(key for key in ("linear.weight", "fc.weight", "head.fc.weight") if key in state)
+        state[last] = torch.tensor(1.0)
     torch.save(state, tmp_path / "net.pt")
     assert str(tmp_path) in refusal(3, "inspect", tmp_path / "net.pt")
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from resprune.errors import ArchitectureError
 from resprune.families import timm_index
 from resprune.families.base import Family, Part, Parts, Weights, chop, named
+from resprune.families.layers import leaves
 from resprune.records import WHOLE, Architecture, Assumption, Claim, Preprocessing, Variants
 
 
@@ -132,21 +133,19 @@ _ARGUMENTS = {
 _TRAINING_ARGUMENTS = re.compile(r"drop.*|zero_init_last|num_classes|in_chans|pretrained.*|features_only")
 
 
-class Res2NetBranch(nn.Module):
-    """Branch of timm's `Bottle2neck`: groups of channels pass 3x3 convolutions one after another.
+class Res2NetScales(nn.Module):
+    """Middle of timm's `Bottle2neck`: groups of channels pass 3x3 convolutions one after another.
 
     Source: Gao et al. 2019, "Res2Net", section 3.1.
     """
 
     def __init__(self, block: Any) -> None:
         super().__init__()
-        self.reduce = nn.Sequential(block.conv1, block.bn1, block.relu)
         self.convs, self.bns, self.relu, self.pool = block.convs, block.bns, block.relu, block.pool
-        self.expand = _chain(block, "drop_block conv3 bn3 se drop_path")
         self.width, self.scale, self.is_first = block.width, block.scale, block.is_first
 
     def forward(self, x: Tensor) -> Tensor:
-        groups = self.reduce(x).split(self.width, dim=1)
+        groups = x.split(self.width, dim=1)
         passed: list[Tensor] = []
         for group, conv, bn in zip(groups, self.convs, self.bns, strict=False):
             # In a block that projects every group goes alone.
@@ -154,7 +153,7 @@ class Res2NetBranch(nn.Module):
             passed.append(self.relu(bn(conv(out))))
         if self.scale > 1:
             passed.append(groups[-1] if self.pool is None else self.pool(groups[-1]))
-        return self.expand(torch.cat(passed, dim=1))
+        return torch.cat(passed, dim=1)
 
 
 class TimmNets(Family):
@@ -293,7 +292,8 @@ def _part(path: str, stage: int, block: Any) -> Part:
     kind = _class_name(block)
     if kind == "res2net.Bottle2neck":
         skip = named(downsample=block.downsample) if block.downsample is not None else named()
-        return Part(path, stage, block, skip, nn.Sequential(Res2NetBranch(block)), block.relu)
+        ahead, behind = _chain(block, "conv1 bn1 relu"), _chain(block, "drop_block conv3 bn3 se drop_path")
+        return Part(path, stage, block, skip, nn.Sequential(*ahead, Res2NetScales(block), *behind), block.relu)
     layout = _BLOCKS.get(kind)
     if layout is None:
         reason = _REFUSED_BLOCKS.get(kind, f"blocks of the kind {kind} are not known to be skip plus branch")
@@ -320,8 +320,7 @@ def _after_signed_stem(blocks: tuple[Part, ...]) -> tuple[Part, ...]:
 
 
 def _chain(block: nn.Module, names: str) -> nn.Sequential:
-    """Return a block's children in a row; stands-in for what is switched off are left out."""
+    """Return the layers of a block's children in a row, but for those that are switched off."""
     layers = [getattr(block, name, None) for name in names.split()]
-    return nn.Sequential(
-        *(layer for layer in layers if layer is not None and not isinstance(layer, nn.Identity))
-    )
+    present = [leaf for layer in layers if layer is not None for leaf in leaves(layer)]
+    return nn.Sequential(*(leaf for leaf in present if type(leaf) is not nn.Identity))
