@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import nullcontext
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from resprune.errors import ArchitectureError
 from resprune.families import timm_nets
@@ -89,10 +93,29 @@ def build(architecture: Architecture, device: str = "meta", family: Family | Non
         family: Where it is none of `FAMILIES`.
     """
     family = family or family_of(architecture)
-    with torch.device(device):
+    with torch.device(device), _NoFills() if device == "meta" else nullcontext():
         network = family.build(architecture).eval()
     reduce(network, family.split(network, architecture), architecture.stages)
     return network
+
+
+class _NoFills(TorchFunctionMode):
+    """Leave out initialisation, which for parameters without storage is most of a constructor's time."""
+
+    _FILLS = frozenset(
+        {
+            *(Tensor.uniform_, Tensor.normal_, Tensor.fill_, Tensor.zero_),
+            *(init.kaiming_normal_, init.kaiming_uniform_, init.constant_, init.uniform_, init.normal_),
+        }
+    )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func in self._FILLS:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 def reduce(network: nn.Module, parts: Parts, stages: tuple[str, ...]) -> None:
