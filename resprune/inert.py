@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import io
+import pickle
+import pickletools
 from argparse import Namespace
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath, PureWindowsPath
 from re import search
@@ -18,6 +21,8 @@ from torch import Tensor
 MOST_STUBS = 200
 _MOST_MODULES = 20_000
 _LONGEST_PREFIX = 1000
+_CLASS_ALONE = "resprune.class_alone"
+_CLASS_ALONE_CODE = b"cresprune\nclass_alone\n"
 _PARTS = ("_parameters", "_buffers", "_modules")
 _NUMBERS = frozenset({"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"})
 
@@ -60,6 +65,11 @@ def _scalar(kind: _NumberType, stored: bytes) -> bool | int | float:
     return np.frombuffer(stored, kind.code, count=1)[0].item()
 
 
+def _class_alone(_: object, kind: object, *source: object) -> object:
+    """Stand for what files of before torch 1.6 store for a module's class: the class and its source code."""
+    return kind
+
+
 def _plain() -> list[tuple[Any, str]]:
     """List what training scripts store beside weights, by the names that pickles have for it."""
     return [
@@ -72,6 +82,7 @@ def _plain() -> list[tuple[Any, str]]:
         # Pure paths cannot touch a disk, and Windows' are read anywhere.
         *((PurePosixPath, f"{module}.{kind}") for module, kind in _paths("Posix")),
         *((PureWindowsPath, f"{module}.{kind}") for module, kind in _paths("Windows")),
+        (_class_alone, _CLASS_ALONE),
         (_Text, "torch.torch_version.TorchVersion"),
         (_NumberType, "numpy.dtype"),
         *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
@@ -152,6 +163,43 @@ class Stubs:
         before = torch.serialization.get_safe_globals()
         with torch.serialization.safe_globals([entry for entry in wanted if entry not in before]):
             yield
+
+
+def without_sources(content: bytes) -> bytes:
+    """Return a legacy torch file in which modules' classes lie as torch's restricted reader takes them.
+
+    Such files look ``("module", class, file, source)`` up as if it were stored elsewhere, with the code
+    BINPERSID; here, it becomes the arguments of `_class_alone`.
+    """
+    file = io.BytesIO(content)
+    pieces, done = [], 0
+    for _ in range(4):  # torch's mark, its version, the machine, the content
+        for start, call in _module_classes(pickletools.genops(file)):
+            pieces += [content[done:start], _CLASS_ALONE_CODE, content[start:call], pickle.REDUCE]
+            done = call + 1
+    return b"".join([*pieces, content[done:]])
+
+
+def _module_classes(codes: Iterable[tuple[Any, Any, int | None]]) -> Iterator[tuple[int, int]]:
+    """Yield where such a tuple begins and where it is looked up, in a pickle's codes."""
+    marks: list[tuple[int, bool]] = []
+    memo: dict[object, bool] = {}
+    before, says_module, closed = "", False, (0, False)
+    for code, argument, at in codes:
+        name = code.name
+        if name in ("BINPUT", "LONG_BINPUT"):  # the value before goes on lying on the stack
+            memo[argument] = says_module
+            continue
+        says_module = memo.get(argument, False) if name in ("BINGET", "LONG_BINGET") else argument == "module"
+        if before == "MARK" and says_module:
+            marks[-1] = (marks[-1][0], True)
+        if name == "MARK":
+            marks.append((at or 0, False))
+        elif name in ("TUPLE", "SETITEMS", "APPENDS"):
+            closed = marks.pop()
+        elif name == "BINPERSID" and before == "TUPLE" and closed[1]:
+            yield closed[0], at or 0
+        before = name
 
 
 def is_module(value: object) -> bool:
