@@ -53,7 +53,7 @@ def read_header(path: Path) -> dict[str, tuple[torch.dtype, list[int]]]:
     entries, at = {}, 0
     for key, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         dtype, shape, (start, end) = _DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
-        if not all(type(value) is int and 0 <= value <= size for value in (*shape, start, end)):
+        if not all(type(value) is int and value >= 0 for value in (*shape, start, end)):
             raise ValueError(f"{key} has the shape {shape} and lies at {start} to {end}")
         if start != at or end - start != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{key}, {entry['dtype']} {shape}, lies at {start} to {end}, expected from {at}")

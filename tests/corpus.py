@@ -8,6 +8,7 @@ import resource
 import socket
 import sys
 import time
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +70,8 @@ def _claiming(writer: Callable[[object], bytes]) -> bytes:
 
 
 def _quantised() -> dict[str, Tensor]:
-    return cast(lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8))
+    with warnings.catch_warnings(action="ignore"):  # torch deprecates what users still have
+        return cast(lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8))
 
 
 def _folder(path: Path, **files: bytes) -> None:
@@ -131,17 +133,17 @@ _HEADERS: dict[str, tuple[object, int, str]] = {
         4,
         "twice",
     ),
-    "terabytes": ({"a": _ONE | {"shape": [10**12]}}, 4, "has the shape .1000000000000"),
-    "product beyond 64 bits": ({"a": _ONE | {"shape": [2**62, 2**62]}}, 4, "has the shape"),
+    "terabytes": ({"a": _ONE | {"shape": [10**12]}}, 4, "lies at 0 to 4"),
+    "product beyond 64 bits": ({"a": _ONE | {"shape": [2**62, 2**62]}}, 4, "lies at 0 to 4"),
     "terabytes to come": (
         {"a": _ONE | {"shape": [10**12], "data_offsets": [0, 4 * 10**12]}},
         4,
-        "lies at 0 to",
+        "4 bytes of numbers, expected 4000000000000",
     ),
     "zeros beside huge sizes": (
-        {"a": _ONE | {"shape": [0, 200, 200], "data_offsets": [0, 0]}},
+        {"a": _ONE | {"shape": [0, 2**62, 2**62], "data_offsets": [0, 0]}},
         0,
-        "no values|no res",
+        "no values",
     ),
     "negative shape": ({"a": _ONE | {"shape": [-1]}}, 4, "has the shape"),
     "fractions": ({"a": _ONE | {"shape": [1.0]}}, 4, "has the shape"),
@@ -171,7 +173,7 @@ _TYPES: dict[str, tuple[Callable[[], object], str]] = {
     "not contiguous": (lambda: cast(lambda t: t.mT.contiguous().mT if t.ndim > 1 else t), FINE),
     "integers": (lambda: cast(lambda t: t.to(torch.int32)), "int32"),
     "truth values": (lambda: cast(lambda t: t.to(torch.bool)), "bool"),
-    "float8": (lambda: cast(lambda t: t.to(torch.float8_e4m3fn)), "float8_e4m3fn"),
+    "float8": (lambda: cast(lambda t: t.to(torch.float8_e4m3fn)), "float8_e4m3fn|no attribute 'dtype'"),
     "complex": (lambda: cast(lambda t: t.to(torch.complex64)), "complex64"),
     "quantised": (_quantised, "qint8"),
     "sparse": (lambda: cast(Tensor.to_sparse), "sparse_coo"),
@@ -214,7 +216,10 @@ _PICKLES: dict[str, tuple[Callable[[], bytes], str]] = {
         "no weights",
     ),
     "billions of lists": (lambda: b"\x80\x02" + laughing(30) + b".", "holds a list"),
-    "billions beside": (lambda: b"\x80\x02}X\x01\x00\x00\x00a" + laughing(30) + b"s.", "no weights"),
+    "billions beside": (
+        lambda: b"\x80\x02(" + laughing(30) + b"tq\x64}X\x01\x00\x00\x00ah\x64s.",
+        "no weights",
+    ),
     "call of a call": (lambda: b"\x80\x02cbuiltins\ngetattr\ncos\nsystem\n\x86R.", "getattr"),
     "jump": (lambda: b"\x80\x02h\x05.", "damaged"),
     "long text": (lambda: b"\x80\x02X\xff\xff\xff\x7fabc.", "damaged|holds a str"),

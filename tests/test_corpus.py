@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import corpus
 import pytest
+
+import resprune
 
 SECONDS = 10.0
 MEMORY = 2 << 30
@@ -26,6 +30,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
         text=True,
         timeout=240,
         check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(resprune.__file__).parents[1])},  # this tree, not another
     )
     lines = done.stdout.splitlines()
     assert len(lines) == len(places), f"{list(places)[len(lines)]}: {done.stderr[-2000:]}"
