@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from resprune import inert
-from resprune.errors import CheckpointError, UnsafeCheckpointError, printable
+from resprune.errors import CheckpointError, UnsafeCheckpointError, UsageError, printable
 from resprune.headers import MOST_TENSORS, read_header
 from resprune.records import Reading
 
@@ -96,7 +96,10 @@ def read_torch(path: Path, name: str, kind: str, how: Reading, notes: list[str])
     Raises:
         UnsafeCheckpointError: where it asks for anything else.
         CheckpointError: where it is damaged, or made to fill the memory.
+        UsageError: where code is to be run and not to be run.
     """
+    if how.inert and how.unsafe_pickle:
+        raise UsageError("--inert and --unsafe-pickle contradict each other", hint="give --inert alone")
     try:
         if kind == "torch zip":
             _check_archive(path, name)
@@ -249,8 +252,10 @@ def read_safetensors(path: Path, *, where: str, numbers: bool = True) -> dict[st
 
 def _brief(error: Exception) -> str:
     """Return the reason that a library gives, without the advice to programmers that torch wraps it in."""
-    reason = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
-    return shorten(reason, 120, placeholder=" ...") or type(error).__name__
+    reason = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0].strip()
+    if " " not in reason:
+        reason = f"{type(error).__name__} {reason}".strip()
+    return shorten(reason, 120, placeholder=" ...")
 
 
 def sha256(path: Path) -> str:

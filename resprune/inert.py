@@ -246,32 +246,33 @@ def without_modules(
     """Put state dicts in the place of modules: of the whole, or of what lies in dicts, which are changed."""
     if is_module(loaded):
         return state_dict(loaded)
-    waiting, seen = [loaded], set()
+    waiting: list[dict[Any, Any]] = [loaded] if isinstance(loaded, dict) else []
+    seen = {id(loaded)}
     while waiting:
         holder = waiting.pop()
-        if not isinstance(holder, dict) or id(holder) in seen:  # a pickled dict may hold itself
-            continue
-        seen.add(id(holder))
         for key, value in holder.items():
-            if is_module(value):
-                holder[key] = state_dict(value)
-            else:
+            if isinstance(value, dict) and id(value) not in seen:  # a pickled dict may hold itself
+                seen.add(id(value))
                 waiting.append(value)
+            elif is_module(value):
+                holder[key] = state_dict(value)
     return loaded
 
 
 def tensors(loaded: object) -> Iterator[Tensor]:
     """Yield the tensors in dicts, lists, tuples and stubs, whatever holds itself or the same many times."""
-    waiting, seen = [loaded], set()
+    waiting: list[Iterable[Any]] = [(loaded,)]
+    seen: set[int] = set()
     while waiting:
-        value = waiting.pop()
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, dict | list | tuple | Inert) and id(value) not in seen:
-            seen.add(id(value))
-            if isinstance(value, dict):
-                waiting += value.values()
-            elif isinstance(value, Inert):
-                waiting.append(value.state)
-            else:
-                waiting += value
+        for value in waiting.pop():
+            if isinstance(value, Tensor):
+                yield value
+            elif isinstance(value, dict | list | tuple | Inert) and id(value) not in seen:
+                seen.add(id(value))
+                waiting.append(_content(value))
+
+
+def _content(holder: dict[Any, Any] | list[Any] | tuple[Any, ...] | Inert) -> Iterable[Any]:
+    if isinstance(holder, Inert):
+        return (holder.state,)
+    return holder.values() if isinstance(holder, dict) else holder

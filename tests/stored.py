@@ -8,7 +8,8 @@ import pickle
 import random
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -89,12 +90,12 @@ def packed_legacy(pickled: bytes) -> bytes:
     return around[:start] + pickled + around[start + len(nothing) :]
 
 
-def rezipped(content: bytes, compression: int, rename: Callable[[str], str] = str, **more: bytes) -> bytes:
-    """Return a zip with the same entries under other names, and more of them."""
+def rezipped(content: bytes, compression: int, more: Mapping[str, bytes] = MappingProxyType({})) -> bytes:
+    """Return a zip with the same entries, and more of them."""
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(file, "w", compression) as new:
         for entry in old.infolist():
-            new.writestr(rename(entry.filename), old.read(entry))
+            new.writestr(entry.filename, old.read(entry))
         for name, data in more.items():
             new.writestr(name, data)
     return file.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import datetime
 import os
 import pickle
@@ -18,11 +19,11 @@ import torch
 import torchvision
 from commands import assert_helpful
 from safetensors.torch import save
-from stored import Payload, legacy, packed, packed_legacy, tensorfile, weights, zipped
+from stored import Payload, legacy, packed, packed_legacy, tensorfile, torchscript, weights, zipped
 from torch import nn
 
 from resprune import checkpoint, formats, inert
-from resprune.errors import CheckpointError, UnsafeCheckpointError
+from resprune.errors import CheckpointError, UnsafeCheckpointError, UsageError
 from resprune.records import READ_SAFELY, Reading
 
 INERT = Reading(inert=True)
@@ -31,9 +32,9 @@ Writer = Callable[[object], bytes]
 WRITERS: dict[str, Writer] = {"zip": zipped, "legacy": legacy}
 
 
-@pytest.fixture(params=WRITERS.values(), ids=WRITERS)
+@pytest.fixture(params=list(WRITERS))
 def writer(request: pytest.FixtureRequest) -> Writer:
-    return request.param
+    return WRITERS[request.param]
 
 
 class Settings(dict[str, int]):
@@ -92,6 +93,13 @@ def test_plain_data_beside_weights_is_read(writer: Writer, tmp_path: Path) -> No
     assert loaded == {key: value for key, value in content.items() if key not in {"args", "last"}}
     assert {type(loaded[key]) for key in ("best", "steps", "good")} == {float, int, bool}
     assert not notes
+
+
+def test_storages_of_a_gpu_are_read_without_one(tmp_path: Path) -> None:
+    stored = legacy(weights()).replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")
+    assert b"cuda:0" in stored
+    loaded, _ = read(stored, tmp_path)
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in weights().items())
 
 
 def test_what_was_allowed_before_stays_allowed_and_nothing_else(tmp_path: Path) -> None:
@@ -256,6 +264,27 @@ def test_code_that_fails_is_an_error_of_the_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="ModuleNotFoundError: No module named 'evil'") as caught:
         read(packed(b"\x80\x02cevil\nC\n."), tmp_path, UNSAFE)
     assert_helpful(caught.value, CheckpointError, tmp_path)
+
+
+def test_a_scripted_network_gives_its_state_dict(tmp_path: Path) -> None:
+    loaded, _ = read(torchscript(), tmp_path, UNSAFE)
+    assert list(loaded) == ["weight", "bias"]
+
+
+def test_code_is_run_or_not(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="contradict"):
+        read(zipped({}), tmp_path, Reading(inert=True, unsafe_pickle=True))
+
+
+def test_nothing_falls_back_to_running_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **k: asked.append(k["weights_only"]) or load(*a, **k))
+    for content in (zipped(Small()), legacy(Small()), zipped({"a": Payload(eval, "1")}), torchscript()):
+        for how in (READ_SAFELY, INERT):
+            with contextlib.suppress(CheckpointError):
+                read(content, tmp_path, how)
+    assert len(asked) > 8
+    assert all(asked)
 
 
 def test_a_checkpoint_is_read_with_its_code(tmp_path: Path) -> None:
