@@ -136,7 +136,7 @@ def _read_config(path: Path) -> tuple[Architecture | None, Preprocessing | None]
             Architecture.from_json(section["architecture"]),
             Preprocessing.from_json(section["preprocessing"], source=CONFIG_FILE),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"the config is damaged ({type(error).__name__}: {error})",
             where=path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import mmap
 import pickle
 import re
@@ -19,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from resprune import inert
-from resprune.errors import CheckpointError, UnsafeCheckpointError, printable
+from resprune.errors import CheckpointError, UnsafeCheckpointError, UsageError, printable
 from resprune.headers import MOST_TENSORS, read_header
 from resprune.records import Reading
 
@@ -95,7 +96,10 @@ def read_torch(path: Path, name: str, kind: str, how: Reading, notes: list[str])
     Raises:
         UnsafeCheckpointError: where it asks for anything else.
         CheckpointError: where it is damaged, or made to fill the memory.
+        UsageError: where code is to be run and not to be run.
     """
+    if how.inert and how.unsafe_pickle:
+        raise UsageError("--inert and --unsafe-pickle contradict each other", hint="give --inert alone")
     try:
         if kind == "torch zip":
             _check_archive(path, name)
@@ -111,8 +115,10 @@ def read_torch(path: Path, name: str, kind: str, how: Reading, notes: list[str])
         raise _refusal(error, name, kind, how) from error
 
 
-def _load(path: Path, kind: str, *, weights_only: bool) -> object:
+def _load(path: Path, kind: str, *, weights_only: bool, content: bytes | None = None) -> object:
     with warnings.catch_warnings(action="ignore"):  # they advise programmers; what is wrong is raised
+        if content is not None:
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=weights_only)
         if path.suffix == ".safetensors":  # torch would go by the name
             with path.open("rb") as file:
                 return torch.load(file, map_location="cpu", weights_only=weights_only)
@@ -128,14 +134,16 @@ def _run(path: Path, kind: str, notes: list[str]) -> object:
 
 
 def _read_inertly(path: Path, kind: str, how: Reading, notes: list[str]) -> object:
-    stubs = inert.Stubs()
+    stubs, content = inert.Stubs(), None
     while True:  # ends, because every round learns another of a bounded number of stubs
         try:
             with stubs.allowed():
-                loaded = _load(path, kind, weights_only=True)
+                loaded = _load(path, kind, weights_only=True, content=content)
             break
         except pickle.UnpicklingError as error:
-            if not how.inert or not stubs.learn(str(error)):
+            if how.inert and content is None and "Only persistent_load of storage" in str(error):
+                content = inert.without_sources(path.read_bytes())
+            elif not how.inert or not stubs.learn(str(error)):
                 raise
     if stubs.names:
         replaced = ", ".join(printable(name) for name in stubs.names)
@@ -207,9 +215,13 @@ def _check_requests(path: Path, name: str) -> None:
 
 
 def _check_sizes(loaded: object, size: int, name: str) -> None:
-    """Refuse tensors that have more numbers than the file, before anything touches them."""
+    """Refuse tensors that have more numbers than the file, or are too many, before anything touches them."""
     storages = {}
-    for tensor in inert.tensors(loaded):
+    for count, tensor in enumerate(inert.tensors(loaded)):
+        if count == MOST_TENSORS:
+            raise CheckpointError(
+                f"holds more than {MOST_TENSORS:,} tensors", where=name, hint="save the state_dict alone"
+            )
         if tensor.layout == torch.strided and tensor.device.type == "cpu":
             storage = tensor.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
@@ -240,8 +252,10 @@ def read_safetensors(path: Path, *, where: str, numbers: bool = True) -> dict[st
 
 def _brief(error: Exception) -> str:
     """Return the reason that a library gives, without the advice to programmers that torch wraps it in."""
-    reason = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
-    return shorten(reason, 120, placeholder=" ...") or type(error).__name__
+    reason = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0].strip()
+    if " " not in reason:
+        reason = f"{type(error).__name__} {reason}".strip()
+    return shorten(reason, 120, placeholder=" ...")
 
 
 def sha256(path: Path) -> str:

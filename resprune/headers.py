@@ -12,6 +12,7 @@ import torch
 MOST_TENSORS = 100_000
 """Far above any network's, and few enough to be listed at once."""
 _LONGEST_HEADER = 32 << 20
+_ENTRY = {"dtype", "shape", "data_offsets"}
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -50,10 +51,15 @@ def read_header(path: Path) -> dict[str, tuple[torch.dtype, list[int]]]:
     header.pop("__metadata__", None)
     if len(header) > MOST_TENSORS:
         raise ValueError(f"{len(header):,} tensors, at most {MOST_TENSORS:,} are read")
+    for key, entry in header.items():
+        if not isinstance(entry, dict) or entry.keys() != _ENTRY:
+            raise ValueError(f"{key} is not described by {', '.join(sorted(_ENTRY))}")
+        if entry["dtype"] not in _DTYPES:
+            raise ValueError(f"{key} has the unknown type {entry['dtype']}")
     entries, at = {}, 0
     for key, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         dtype, shape, (start, end) = _DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
-        if not all(type(value) is int and 0 <= value <= size for value in (*shape, start, end)):
+        if not all(type(value) is int and value >= 0 for value in (*shape, start, end)):
             raise ValueError(f"{key} has the shape {shape} and lies at {start} to {end}")
         if start != at or end - start != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{key}, {entry['dtype']} {shape}, lies at {start} to {end}, expected from {at}")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import io
+import pickle
+import pickletools
 from argparse import Namespace
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath, PureWindowsPath
 from re import search
@@ -18,6 +21,8 @@ from torch import Tensor
 MOST_STUBS = 200
 _MOST_MODULES = 20_000
 _LONGEST_PREFIX = 1000
+_CLASS_ALONE = "resprune.class_alone"
+_CLASS_ALONE_CODE = b"cresprune\nclass_alone\n"
 _PARTS = ("_parameters", "_buffers", "_modules")
 _NUMBERS = frozenset({"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"})
 
@@ -60,6 +65,11 @@ def _scalar(kind: _NumberType, stored: bytes) -> bool | int | float:
     return np.frombuffer(stored, kind.code, count=1)[0].item()
 
 
+def _class_alone(_: object, kind: object, *source: object) -> object:
+    """Stand for what files of before torch 1.6 store for a module's class: the class and its source code."""
+    return kind
+
+
 def _plain() -> list[tuple[Any, str]]:
     """List what training scripts store beside weights, by the names that pickles have for it."""
     return [
@@ -72,6 +82,7 @@ def _plain() -> list[tuple[Any, str]]:
         # Pure paths cannot touch a disk, and Windows' are read anywhere.
         *((PurePosixPath, f"{module}.{kind}") for module, kind in _paths("Posix")),
         *((PureWindowsPath, f"{module}.{kind}") for module, kind in _paths("Windows")),
+        (_class_alone, _CLASS_ALONE),
         (_Text, "torch.torch_version.TorchVersion"),
         (_NumberType, "numpy.dtype"),
         *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
@@ -99,6 +110,15 @@ class Inert:
 
     def __setstate__(self, state: object) -> None:
         self.state = state
+
+    # torch's reader calls only what equals something allowed: here, what calling a stub gave.
+    def __eq__(self, other: object) -> bool:
+        return self is other or other is type(self)
+
+    __hash__ = object.__hash__
+
+    def __call__(self, *_: object) -> Inert:
+        return type(self)()
 
 
 class _InertDict(Inert):
@@ -154,6 +174,43 @@ class Stubs:
             yield
 
 
+def without_sources(content: bytes) -> bytes:
+    """Return a legacy torch file in which modules' classes lie as torch's restricted reader takes them.
+
+    Such files look ``("module", class, file, source)`` up as if it were stored elsewhere, with the code
+    BINPERSID; here, it becomes the arguments of `_class_alone`.
+    """
+    file = io.BytesIO(content)
+    pieces, done = [], 0
+    for _ in range(4):  # torch's mark, its version, the machine, the content
+        for start, call in _module_classes(pickletools.genops(file)):
+            pieces += [content[done:start], _CLASS_ALONE_CODE, content[start:call], pickle.REDUCE]
+            done = call + 1
+    return b"".join([*pieces, content[done:]])
+
+
+def _module_classes(codes: Iterable[tuple[Any, Any, int | None]]) -> Iterator[tuple[int, int]]:
+    """Yield where such a tuple begins and where it is looked up, in a pickle's codes."""
+    marks: list[tuple[int, bool]] = []
+    memo: dict[object, bool] = {}
+    before, says_module, closed = "", False, (0, False)
+    for code, argument, at in codes:
+        name = code.name
+        if name in ("BINPUT", "LONG_BINPUT"):  # the value before goes on lying on the stack
+            memo[argument] = says_module
+            continue
+        says_module = memo.get(argument, False) if name in ("BINGET", "LONG_BINGET") else argument == "module"
+        if before == "MARK" and says_module:
+            marks[-1] = (marks[-1][0], True)
+        if name == "MARK":
+            marks.append((at or 0, False))
+        elif name in ("TUPLE", "SETITEMS", "APPENDS"):
+            closed = marks.pop()
+        elif name == "BINPERSID" and before == "TUPLE" and closed[1]:
+            yield closed[0], at or 0
+        before = name
+
+
 def is_module(value: object) -> bool:
     """Tell whether a stub holds what a ``torch.nn.Module`` stores."""
     state = value.state if isinstance(value, Inert) else None
@@ -189,32 +246,33 @@ def without_modules(
     """Put state dicts in the place of modules: of the whole, or of what lies in dicts, which are changed."""
     if is_module(loaded):
         return state_dict(loaded)
-    waiting, seen = [loaded], set()
+    waiting: list[dict[Any, Any]] = [loaded] if isinstance(loaded, dict) else []
+    seen = {id(loaded)}
     while waiting:
         holder = waiting.pop()
-        if not isinstance(holder, dict) or id(holder) in seen:  # a pickled dict may hold itself
-            continue
-        seen.add(id(holder))
         for key, value in holder.items():
-            if is_module(value):
-                holder[key] = state_dict(value)
-            else:
+            if isinstance(value, dict) and id(value) not in seen:  # a pickled dict may hold itself
+                seen.add(id(value))
                 waiting.append(value)
+            elif is_module(value):
+                holder[key] = state_dict(value)
     return loaded
 
 
 def tensors(loaded: object) -> Iterator[Tensor]:
     """Yield the tensors in dicts, lists, tuples and stubs, whatever holds itself or the same many times."""
-    waiting, seen = [loaded], set()
+    waiting: list[Iterable[Any]] = [(loaded,)]
+    seen: set[int] = set()
     while waiting:
-        value = waiting.pop()
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, dict | list | tuple | Inert) and id(value) not in seen:
-            seen.add(id(value))
-            if isinstance(value, dict):
-                waiting += value.values()
-            elif isinstance(value, Inert):
-                waiting.append(value.state)
-            else:
-                waiting += value
+        for value in waiting.pop():
+            if isinstance(value, Tensor):
+                yield value
+            elif isinstance(value, dict | list | tuple | Inert) and id(value) not in seen:
+                seen.add(id(value))
+                waiting.append(_content(value))
+
+
+def _content(holder: dict[Any, Any] | list[Any] | tuple[Any, ...] | Inert) -> Iterable[Any]:
+    if isinstance(holder, Inert):
+        return (holder.state,)
+    return holder.values() if isinstance(holder, dict) else holder

@@ -18,6 +18,7 @@ from commands import assert_helpful, only_line, refusal, run
 from conftest import ARCHITECTURES, make_chain
 from safetensors.torch import save
 from stored import (
+    Payload,
     Weights,
     archive,
     cast,
@@ -198,17 +199,6 @@ def test_names_are_no_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 # Code in a file
-
-
-class Payload:
-    """Calls a function as soon as it is unpickled without protection."""
-
-    def __init__(self, call: Callable[..., object], *arguments: object) -> None:
-        self.call = call
-        self.arguments = arguments
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        return self.call, self.arguments
 
 
 PAYLOADS: dict[str, Callable[[Path], Payload]] = {

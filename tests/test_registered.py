@@ -1,14 +1,17 @@
-"""torchvision's names, with weights on disk and without."""
+"""torchvision's and timm's names, with weights on disk and without."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 import torchvision
 
 import resprune
+from resprune import registered
+from resprune.records import Claim
 
 
 @pytest.fixture
@@ -36,7 +39,40 @@ def test_weights_that_are_not_on_disk_are_not_downloaded(hub: Path) -> None:
         resprune.load("torchvision/resnet50.IMAGENET1K_V1")
 
 
-@pytest.mark.parametrize("name", ["torchvision/resnet19", "torchvision/resnet18.V9"])
+@pytest.mark.parametrize(
+    "name", ["torchvision/resnet19", "torchvision/resnet18.V9", "timm/resnet19", "timm/resnet18.v9"]
+)
 def test_unknown_names_are_refused(name: str) -> None:
     with pytest.raises(resprune.ResPruneError, match="no such weights"):
         resprune.load(name)
+
+
+def test_timm_weights_in_the_hugging_face_cache_are_read(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    repository = tmp_path / "hf" / "models--timm--resnet18.a1_in1k"
+    (repository / "snapshots" / "1").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("1")
+    (repository / "snapshots" / "1" / "model.safetensors").touch()
+    path, recipe, claim = _found("timm/resnet18")
+    assert path == repository / "snapshots" / "1" / "model.safetensors"
+    assert (recipe.height, recipe.resize, recipe.interpolation) == (224, 235, "bicubic")
+    assert claim == Claim("resnet18", "timm", where="the name")
+    with pytest.raises(resprune.ResPruneError, match=r"not on disk \(timm/resnet18\.a2_in1k\)"):
+        registered.find("timm/resnet18.a2_in1k")
+
+
+def test_timm_weights_that_torch_downloaded_are_read(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "none"))
+    (hub / "resnet18_a1_0-d63eafa0.pth").touch()
+    assert _found("timm/resnet18.a1_in1k")[0] == hub / "resnet18_a1_0-d63eafa0.pth"
+
+
+def _found(name: str) -> registered.Found:
+    found = registered.find(name)
+    assert found is not None
+    return found
