@@ -190,8 +190,10 @@ def _problem(tensor: Tensor, numbers: bool) -> str | None:
         return f"holds {got} where floating-point weights of 16 to 64 bits are expected"
     if not tensor.numel():
         return f"has no values, shape {tuple(tensor.shape)}"
-    if not numbers:
-        return None
+    return _problem_of_numbers(tensor) if numbers else None
+
+
+def _problem_of_numbers(tensor: Tensor) -> str | None:
     stored = tensor.untyped_storage().nbytes() // tensor.element_size()
     if stored < tensor.numel():  # a small file must not fill the memory
         return f"has the shape {tuple(tensor.shape)} and only {stored} stored values"
