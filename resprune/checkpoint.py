@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,33 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resprune import registered
-from resprune.errors import ArchitectureError, CheckpointError, printable
+from resprune import configs, folders, registered
+from resprune.configs import CONFIG_FILE
+from resprune.errors import ArchitectureError, CheckpointError
+from resprune.folders import EXITS_FILE, SUFFIXES, WEIGHTS_FILE, Shards
 from resprune.formats import kind_of, read_safetensors, read_torch, sha256
 from resprune.records import READ_SAFELY, Architecture, Claim, Origin, Preprocessing, Reading
+from resprune.renaming import some
+from resprune.unwrap import unwrap
+
+__all__ = ["CONFIG_FILE", "DEMO", "DEMO_FOLDER", "EXITS_FILE", "WEIGHTS_FILE", "Checkpoint", "read"]
 
 DEMO = "demo"
 """Name of the small trained network that the package ships."""
 DEMO_FOLDER = Path(__file__).parent / "demo"
 
-WEIGHTS_FILE = "model.safetensors"
-EXITS_FILE = "exits.safetensors"
-CONFIG_FILE = "config.json"
-
-_WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "network",
-    "module",
-    "model_ema",
-    "state_dict_ema",
-    "ema",
-    "weights",
-)
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.")
-_SUFFIXES = (".pt", ".pth", ".th", ".ckpt", ".bin", ".safetensors")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -62,9 +50,13 @@ class Checkpoint:
 
 
 def read(source: str | Path, how: Reading = READ_SAFELY) -> Checkpoint:
-    """Read a checkpoint file, a folder with ``model.safetensors``, ``demo``, or ``torchvision/NAME``.
+    """Read a checkpoint file, a folder, a registered name (``timm/NAME``, ``torchvision/NAME``), or ``demo``.
 
-    No code in a file is ever run: pickles go through torch's restricted reader.
+    No code in a file is run, unless ``how`` asks for exactly that: pickles go through torch's restricted reader.
+
+    Args:
+        source: Where it is.
+        how: Which weights of several, and how far the file is trusted.
 
     Raises:
         CheckpointError: where it is missing, no checkpoint, or broken.
@@ -77,7 +69,9 @@ def read(source: str | Path, how: Reading = READ_SAFELY) -> Checkpoint:
         if found is not None:
             return replace(_read_file(found[0], str(source), how), preprocessing=found[1], claim=found[2])
         if path.is_dir():
-            return _read_folder(path, str(source))
+            return _read_folder(path, str(source), how)
+        if path.name.endswith(folders.INDEX_SUFFIX) and path.is_file():
+            return _read_shards(folders.index(path, str(source)), str(source), how)
         return _read_file(path, str(source), how)
     except OSError as error:
         raise CheckpointError(
@@ -87,25 +81,25 @@ def read(source: str | Path, how: Reading = READ_SAFELY) -> Checkpoint:
         ) from error
 
 
-def _read_folder(folder: Path, name: str) -> Checkpoint:
-    weights_path = folder / WEIGHTS_FILE
-    if not weights_path.is_file():
-        found = sorted(entry.name for entry in folder.iterdir())
-        raise CheckpointError(
-            f"the folder holds no {WEIGHTS_FILE} (found: {_some(found)})",
-            where=name,
-            hint="name the weights file itself, or a folder that resprune wrote",
-        )
-    architecture, preprocessing = _read_config(folder / CONFIG_FILE)
-    notes: list[str] = []
-    weights = _clean(read_safetensors(weights_path, where=f"{name}, {WEIGHTS_FILE}"), name, notes)
+def _read_folder(folder: Path, name: str, how: Reading) -> Checkpoint:
+    shards = folders.find(folder, name)
+    description = configs.describe(folder)
+    checkpoint = _read_shards(shards, name, how, inside=True)
+    notes, origin = list(checkpoint.origin.notes), checkpoint.origin
     exits_path = folder / EXITS_FILE
     exit_statistics = {}
-    if exits_path.is_file():
-        exit_statistics = _pair_statistics(read_safetensors(exits_path, where=f"{name}, {EXITS_FILE}"), name)
+    if exits_path.is_file() and description.architecture is not None:
+        statistics = read_safetensors(exits_path, where=f"{name}, {EXITS_FILE}", numbers=how.numbers)
+        exit_statistics = _pair_statistics(statistics, name, how.numbers)
         notes.append(f"batch-norm statistics of the exits' own from {EXITS_FILE}")
-    origin = Origin(name, sha256(weights_path), "safetensors folder", tuple(notes))
-    return Checkpoint(weights, origin, architecture, preprocessing, exit_statistics=exit_statistics)
+    return replace(
+        checkpoint,
+        origin=replace(origin, format=f"{origin.format} folder", notes=tuple(notes)),
+        architecture=description.architecture,
+        preprocessing=description.preprocessing,
+        claim=description.claim or checkpoint.claim,
+        exit_statistics=exit_statistics,
+    )
 
 
 def _read_file(path: Path, name: str, how: Reading) -> Checkpoint:
@@ -113,80 +107,67 @@ def _read_file(path: Path, name: str, how: Reading) -> Checkpoint:
         raise CheckpointError(
             "no such file or folder",
             where=name,
-            hint=f"give a checkpoint ({', '.join(_SUFFIXES)}), a folder, or {DEMO!r}",
+            hint=f"give a checkpoint ({', '.join(SUFFIXES)}), a folder, or {DEMO!r}",
         )
-    kind = kind_of(path, name)
+    return _read_shards(Shards((path,)), name, how)
+
+
+def _read_shards(shards: Shards, name: str, how: Reading, *, inside: bool = False) -> Checkpoint:
+    """Read one file, or several that hold a network together."""
     notes: list[str] = []
+    contents, kinds, hashes = [], set(), []
+    for path in shards.files:
+        place = f"{name}, {path.name}" if inside or shards.names is not None else name
+        content, kind = _read_content(path, place, how, notes)
+        if shards.names is not None:
+            content = _shard(content, shards.names[_inner_name(path, shards)], place)
+        contents.append(content)
+        kinds.add(kind)
+        hashes.append("" if kind == "safetensors" and not how.numbers else sha256(path))
+    loaded = contents[0] if shards.names is None else {key: t for part in contents for key, t in part.items()}
+    found = unwrap(loaded, name, how)
+    notes += [*shards.notes, *found.notes]
+    weights = _clean(found.weights, name, notes, how.numbers or kinds != {"safetensors"})
+    digest = hashes[0]
+    if shards.names is not None:
+        digest = hashlib.sha256("".join(hashes).encode()).hexdigest() if all(hashes) else ""
+    kind = ("sharded " if shards.names is not None else "") + ", ".join(sorted(kinds))
+    return Checkpoint(weights, Origin(name, digest, kind, tuple(notes)), claim=found.claim)
+
+
+def _inner_name(path: Path, shards: Shards) -> str:
+    return next(name for name in shards.names or () if path.parts[-len(Path(name).parts) :] == Path(name).parts)
+
+
+def _read_content(path: Path, name: str, how: Reading, notes: list[str]) -> tuple[Any, str]:
+    """Return what a file holds, and its format."""
+    kind = kind_of(path, name)
     if kind == "safetensors":
-        weights = _clean(read_safetensors(path, where=name), name, notes)
-    else:
-        weights = _clean(_unwrap(read_torch(path, name, kind, how, notes), name, notes), name, notes)
-    return Checkpoint(weights, Origin(name, sha256(path), kind, tuple(notes)))
+        return read_safetensors(path, where=name, numbers=how.numbers), kind
+    return read_torch(path, name, kind, how, notes), kind
 
 
-def _read_config(path: Path) -> tuple[Architecture | None, Preprocessing | None]:
-    """Return what the ``resprune`` section of a config says; None, None where there is none."""
-    if not path.is_file():
-        return None, None
-    try:
-        section = json.loads(path.read_text(encoding="utf-8")).get("resprune")
-        if section is None:
-            return None, None
-        return (
-            Architecture.from_json(section["architecture"]),
-            Preprocessing.from_json(section["preprocessing"], source=CONFIG_FILE),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+def _shard(content: object, names: set[str], name: str) -> dict[str, Any]:
+    """Return the tensors that the index promises of one shard."""
+    missing = sorted(names - content.keys()) if isinstance(content, Mapping) else sorted(names)
+    if missing or not isinstance(content, Mapping):
         raise CheckpointError(
-            f"the config is damaged ({type(error).__name__}: {error})",
-            where=path,
-            hint="write the folder again with resprune",
-        ) from error
-
-
-def _unwrap(loaded: object, name: str, notes: list[str]) -> dict[Any, Any]:
-    """Descend to the state dict below training scripts' wrappers, noting every step."""
-    where: list[str] = []
-    # Bounded, because a pickled dict may hold itself.
-    while isinstance(loaded, Mapping) and len(where) < len(_WRAPPERS):
-        inner = next((key for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
-        if inner is None:
-            break
-        where.append(inner)
-        left = [key for key in loaded if key != inner]
-        if left:
-            notes.append(f"dropped beside {inner}: {_some(left)}")
-        loaded = loaded[inner]
-    if not isinstance(loaded, Mapping):
-        raise CheckpointError(
-            f"holds a {type(loaded).__name__}, not a state dict",
+            f"the shard lacks tensors that the index names ({some(missing)})",
             where=name,
-            hint="save model.state_dict()",
+            hint="download it again",
         )
-    if where:
-        notes.insert(0, f"unwrapped {'.'.join(where)}")
-    return dict(loaded)
+    return {key: content[key] for key in names}
 
 
-def _clean(loaded: Mapping[Any, Any], name: str, notes: list[str]) -> dict[str, Tensor]:
-    """Keep tensors, strip prefixes, convert to float32, and refuse what is no usable weight."""
-    others = [key for key, value in loaded.items() if not isinstance(value, Tensor)]
-    weights = {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
-    if others:
-        notes.append(f"dropped, no tensors: {_some(others)}")
-    if not weights:
-        raise CheckpointError(
-            f"no weights found (keys: {_some(others)})",
-            where=name,
-            hint=f"put the state dict at the top or below one of {', '.join(_WRAPPERS[:3])}",
-        )
-    weights = _strip_prefixes(weights, notes)
+def _clean(loaded: Mapping[str, Tensor], name: str, notes: list[str], numbers: bool) -> dict[str, Tensor]:
+    """Convert to float32, and refuse what is no usable weight."""
+    weights = dict(loaded)
     converted = set()
     for key, tensor in weights.items():
         if key.endswith("num_batches_tracked"):
             continue
-        problem = _problem(tensor)
-        if problem is None and key.endswith("running_var") and bool((tensor < 0).any()):
+        problem = _problem(tensor, numbers)
+        if problem is None and numbers and key.endswith("running_var") and bool((tensor < 0).any()):
             problem = "holds negative variances"
         if problem is not None:
             raise ArchitectureError(
@@ -200,36 +181,21 @@ def _clean(loaded: Mapping[Any, Any], name: str, notes: list[str]) -> dict[str, 
     return weights
 
 
-def _some(names: Iterable[object]) -> str:
-    """List the first few; what a file calls its contents may hold anything."""
-    texts = [printable(str(name)) for name in names]
-    return ", ".join(texts[:6]) + (" ..." if len(texts) > 6 else "") or "none"
-
-
-def _strip_prefixes(weights: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
-    stripped = []
-    while True:
-        prefix = next((p for p in _PREFIXES if all(key.startswith(p) for key in weights)), None)
-        if prefix is None:
-            break
-        stripped.append(prefix)
-        weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
-    if stripped:
-        notes.append(f"stripped the prefix {''.join(stripped)}")
-    return weights
-
-
-def _problem(tensor: Tensor) -> str | None:
+def _problem(tensor: Tensor, numbers: bool) -> str | None:
     """Say in words why a tensor is no usable weight, or None."""
     if tensor.layout != torch.strided:
         return f"is stored as {tensor.layout}, not as plain numbers"
-    if tensor.device.type == "meta":
+    if numbers and tensor.device.type == "meta":
         return "has a shape and no numbers (meta device)"
     if tensor.dtype not in _FLOATS:
         got = str(tensor.dtype).removeprefix("torch.")
         return f"holds {got} where floating-point weights of 16 to 64 bits are expected"
     if not tensor.numel():
         return f"has no values, shape {tuple(tensor.shape)}"
+    return _problem_of_numbers(tensor) if numbers else None
+
+
+def _problem_of_numbers(tensor: Tensor) -> str | None:
     stored = tensor.untyped_storage().nbytes() // tensor.element_size()
     if stored < tensor.numel():  # a small file must not fill the memory
         return f"has the shape {tuple(tensor.shape)} and only {stored} stored values"
@@ -237,7 +203,7 @@ def _problem(tensor: Tensor) -> str | None:
     return f"holds {bad} values that are NaN or infinite in float32, of {tensor.numel()}" if bad else None
 
 
-def _pair_statistics(tensors: dict[str, Tensor], name: str) -> dict[str, tuple[Tensor, Tensor]]:
+def _pair_statistics(tensors: dict[str, Tensor], name: str, numbers: bool) -> dict[str, tuple[Tensor, Tensor]]:
     means = {
         key.removesuffix(".running_mean"): t for key, t in tensors.items() if key.endswith(".running_mean")
     }
@@ -248,8 +214,10 @@ def _pair_statistics(tensors: dict[str, Tensor], name: str) -> dict[str, tuple[T
             f"{EXITS_FILE} lacks {error}", where=name, hint="write the folder again"
         ) from error
     for path, (mean, var) in pairs.items():
-        problem = _problem(mean) or _problem(var)
-        if problem is None and (mean.ndim != 2 or mean.shape != var.shape or bool((var < 0).any())):
+        problem = _problem(mean, numbers) or _problem(var, numbers)
+        if problem is None and (
+            mean.ndim != 2 or mean.shape != var.shape or (numbers and bool((var < 0).any()))
+        ):
             problem = "has no means and variances of shape (exits, channels)"
         if problem is not None:
             raise ArchitectureError(
