@@ -52,7 +52,7 @@ class Checkpoint:
 def read(source: str | Path, how: Reading = READ_SAFELY) -> Checkpoint:
     """Read a checkpoint file, a folder, a registered name (``timm/NAME``, ``torchvision/NAME``), or ``demo``.
 
-    No code in a file is run, unless ``how`` asks for exactly that: pickles go through torch's restricted reader.
+    No code in a file is run, unless ``how`` asks for exactly that.
 
     Args:
         source: Where it is.

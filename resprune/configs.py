@@ -54,7 +54,8 @@ def _object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _damaged(error, path, "write the folder again") from error
     if not isinstance(found, dict):
-        raise CheckpointError(f"holds a {type(found).__name__}, not an object", where=path)
+        error = TypeError(f"it holds a {type(found).__name__}, not an object")
+        raise _damaged(error, path, "write the folder again") from error
     return found
 
 

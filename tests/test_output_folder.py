@@ -179,4 +179,4 @@ def test_damaged_exit_statistics_are_refused(folder: Path, case: str) -> None:
     norm, mean, var, message = EXITS[case]
     tensors = {f"{norm}.running_mean": mean, f"{norm}.running_var": var}
     save_file({name: t for name, t in tensors.items() if t is not None}, folder / "exits.safetensors")
-    assert message in refusal(3, "inspect", folder)
+    assert message in refusal(3, "inspect", folder, "--check")
