@@ -257,7 +257,10 @@ _ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
 _PLACES: dict[str, Case] = {
     "folder": (lambda path: path.mkdir(), "holds no model.safetensors"),
     "folder with a pipe": (_pipe_in_a_folder, "holds no model.safetensors"),
-    "folder of junk": (lambda path: _folder(path, model__safetensors=b"junk"), "damaged"),
+    "folder of junk": (
+        lambda path: _folder(path, model__safetensors=b"junk"),
+        "neither a torch nor a safetensors",
+    ),
     "folder with a deep config": (
         lambda path: _folder(path, model__safetensors=save(weights()), config__json=b"[" * 10**5),
         "config is damaged",
