@@ -35,7 +35,7 @@ from resprune.opening import open_chain
 from resprune.records import Claim, Reading
 from resprune.unwrap import Unwrapped, unwrap
 
-WRAPPERS = [
+WRAPPERS = (
     "state_dict",
     "model_state_dict",
     "model_state",
@@ -50,7 +50,7 @@ WRAPPERS = [
     "params",
     "params_ema",
     "weights",
-]
+)
 EMA = Reading(weights="ema")
 
 Form = tuple[Callable[[], object], str]
