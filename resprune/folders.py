@@ -110,7 +110,8 @@ def index(path: Path, name: str) -> Shards:
         ) from error
     folder = path.parent.resolve()
     for file, shard in files.items():
-        if not file or not shard.resolve().is_relative_to(folder) or Path(file).is_absolute() or "\0" in file:
+        named = file and "\0" not in file and not Path(file).is_absolute()
+        if not named or not shard.resolve().is_relative_to(folder):
             raise CheckpointError(
                 f"the index {path.name} names {file!r}, which is not in its folder",
                 where=name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,8 @@ def write_shards(folder: Path, state: dict[str, Tensor]) -> Path:
     weight_map = {name: file for file, mine in files.items() for name in mine}
     write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
     return folder / "model.safetensors.index.json"
+
+
+def assert_same(got: Mapping[str, torch.Tensor], expected: Weights) -> None:
+    assert got.keys() == expected.keys()
+    assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
