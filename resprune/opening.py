@@ -171,7 +171,8 @@ def _architecture(checkpoint: Checkpoint, wish: Wish, family: Family | None) -> 
         raise ArchitectureError(
             reason or f"no residual network that resprune knows: {len(weights)} tensors, first {sample}",
             where=origin.path,
-            hint="resprune families lists what is read; from Python, resprune.wrap takes any nn.Module",
+            hint="resprune families lists what is read"
+            + ("" if reason else "; from Python, resprune.wrap takes any nn.Module"),
         )
     return found, ""
 

@@ -82,7 +82,7 @@ def analyze(analysis: Analysis) -> RenderableType:
     final = analysis.trajectory.final
     table.add_row(str(len(rows)), "output", _percent(final.accuracy), _number(final.loss), style="bold")
     head = f"{analysis.network.architecture.name}, {_data(analysis.data)}"
-    return Group(Text(head), _input(analysis.data), table, Text(), Text(suggestion(analysis)))
+    return Group(Text(head), *_input(analysis.data), table, Text(), Text(suggestion(analysis)))
 
 
 def suggestion(analysis: Analysis) -> str:
@@ -137,7 +137,7 @@ def prune(outcome: PruneOutcome) -> RenderableType:
     where = f"{after.samples} seeded inputs" if outcome.data is None else _data(outcome.data)
     verified = outcome.verified
     check = f"Checked: logits equal {verified.against}, largest difference {verified.max_abs_difference:.1e}"
-    return Group(_input(outcome.data), table, Text(), Text(f"{check} ({where})."))
+    return Group(*_input(outcome.data), table, Text(), Text(f"{check} ({where})."))
 
 
 def evaluate(network: NetworkSummary, data: DataSummary, evaluation: Evaluation) -> RenderableType:
@@ -146,7 +146,7 @@ def evaluate(network: NetworkSummary, data: DataSummary, evaluation: Evaluation)
         f"{network.architecture.name}, {_data(data)}: accuracy {_percent(evaluation.accuracy)} %,"
         f" top 5 {_percent(evaluation.accuracy_top5)} %, loss {_number(evaluation.loss)}"
     )
-    return Group(_input(data), figures)
+    return Group(*_input(data), figures)
 
 
 def remedy(found: tuple[Remedy, ...]) -> str:
@@ -238,9 +238,9 @@ def _data(data: DataSummary) -> str:
     return f"{data.samples:,} images of {data.spec}{split}"
 
 
-def _input(data: DataSummary | None) -> Text:
+def _input(data: DataSummary | None) -> list[Text]:
     recipe = None if data is None else data.preprocessing
-    return Text("" if recipe is None else f"Input: {_recipe(recipe)} [{recipe.source}]")
+    return [] if recipe is None else [Text(f"Input: {_recipe(recipe)} [{recipe.source}]")]
 
 
 def _assumed(assumption: Assumption) -> str:
