@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from resprune import families
 from resprune.chain import ResidualChain
 from resprune.checkpoint import Checkpoint
+from resprune.checks import MISFITS
 from resprune.errors import ArchitectureError
-from resprune.opening import MISFITS, fill
+from resprune.opening import fill
 from resprune.records import Architecture, Assumption, Claim, Preprocessing, Remedy
 from resprune.trajectory import Batch
 

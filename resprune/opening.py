@@ -5,20 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from resprune import families
-from resprune.chain import ExitStatistics, ResidualChain, assemble, seeded_images
+from resprune.chain import ExitStatistics, ResidualChain, assemble
 from resprune.checkpoint import Checkpoint
+from resprune.checks import MISFITS, check_exit_statistics, check_preprocessing, check_split
 from resprune.errors import ArchitectureError, UsageError
-from resprune.families import Family, Part
+from resprune.families import Family
 from resprune.records import Architecture, Claim, Origin, Preprocessing, Wish
-
-SELF_CHECK_TOLERANCE = 1e-4
-"""Largest deviation of a block from activation(skip + branch), relative to its largest output."""
-MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What torch and adapters raise where a network is not what they were told."""
-_SELF_CHECK_SIZE = 64
 
 
 def open_chain(
@@ -56,8 +51,8 @@ def open_chain(
     except ArchitectureError as error:  # a block that is no sum: the family knows its path, not the file's
         where = origin.path if error.where in (None, origin.path) else f"{origin.path}, {error.where}"
         raise ArchitectureError(error.what, where=where, hint=error.hint) from error
-    _check_preprocessing(chain)
-    _check_exit_statistics(chain)
+    check_preprocessing(chain)
+    check_exit_statistics(chain)
     if chain.device.type != "meta":
         check_split(chain)
     return chain
@@ -175,128 +170,6 @@ def _architecture(checkpoint: Checkpoint, wish: Wish, family: Family | None) -> 
             + ("" if reason else "; from Python, resprune.wrap takes any nn.Module"),
         )
     return found, ""
-
-
-@torch.inference_mode()
-def check_split(chain: ResidualChain) -> None:
-    """Check on seeded inputs that every block is activation(skip + branch) and trivial steps are trivial.
-
-    Raises:
-        ArchitectureError: naming the first block for which it does not hold.
-    """
-    try:
-        _check_split(chain, _SELF_CHECK_SIZE)
-    except MISFITS:  # attention may take images of its own size only
-        try:
-            _check_split(chain, None)
-        except MISFITS as error:
-            recipe = chain.preprocessing
-            raise ArchitectureError(
-                f"the blocks cannot be run on images {recipe.height} x {recipe.width} ({_reason(error)})",
-                where=chain.origin.path,
-                hint="give the size that the network was trained on, --input-size",
-            ) from error
-
-
-def _check_split(chain: ResidualChain, size: int | None) -> None:
-    x = chain.stem(seeded_images(chain.preprocessing, 1, seed=0, size=size).to(chain.device))
-    for block in chain.blocks:
-        for step in block.lead:
-            x = step(x)
-        part = block.part
-        before = x.clone()
-        out = part.module(x)
-        if not torch.equal(before, x):
-            raise ArchitectureError(
-                "the block changes its input in place, which the exits need as it was",
-                where=f"{chain.origin.path}, {part.path}",
-                hint="make its first activation one that is not inplace",
-            )
-        apart = _apart(part, x, chain.origin.path)
-        bound = SELF_CHECK_TOLERANCE * out.abs().max()
-        if not bool((out - apart).abs().max() <= bound):
-            raise ArchitectureError(
-                "the block is not activation(skip + branch)",
-                where=f"{chain.origin.path}, {part.path}",
-                hint="its weights may be damaged, or it belongs to another family",
-            )
-        if part.step_is_trivial and not torch.equal(part.activation(x.clone()), x):
-            raise ArchitectureError(
-                "the block's input is not what its activation leaves unchanged",
-                where=f"{chain.origin.path}, {part.path}",
-                hint="where the input can be negative, an identity skip is named(identity=nn.Identity())",
-            )
-        x = out
-
-
-def _apart(part: Part, x: Tensor, where: str) -> Tensor:
-    """Return a block's output, put together from its pieces."""
-    assert part.branch is not None
-    try:
-        return part.activation(part.skip(x) + part.branch(x))
-    except MISFITS as error:
-        raise ArchitectureError(
-            f"its skip and branch cannot be run and added ({_reason(error)})",
-            where=f"{where}, {part.path}",
-            hint="mend split",
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    return " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])
-
-
-@torch.inference_mode()
-def check_network(chain: ResidualChain) -> int:
-    """Check on a seeded input that the native network computes what the chain does; returns its logits' number.
-
-    Raises:
-        ArchitectureError: where it does not, or cannot be run.
-    """
-    images = seeded_images(chain.preprocessing, 1, seed=0)
-    images = images.to(chain.device, memory_format=torch.channels_last)  # as `measure` hands them over
-    shape = tuple(images.shape[1:])
-    try:
-        logits, apart = chain.network(images), chain(images)
-        if logits.ndim != 2 or logits.shape != apart.shape:
-            raise ValueError(f"outputs {tuple(logits.shape)} and {tuple(apart.shape)}, not (n, classes)")
-    except MISFITS as error:
-        raise ArchitectureError(
-            f"the network cannot be run on images {shape} as stem, blocks and head ({_reason(error)})",
-            where=chain.origin.path,
-            hint="check the preprocessing's size, and that forward runs the blocks of its stages in turn",
-        ) from error
-    difference = (logits - apart).abs().max()
-    if not bool(difference <= SELF_CHECK_TOLERANCE * logits.abs().max()):
-        raise ArchitectureError(
-            f"the network's logits differ from those of stem, blocks and head by {float(difference):.3g}",
-            where=chain.origin.path,
-            hint="check that split leaves nothing out, and that forward runs the blocks of its stages in turn",
-        )
-    return logits.shape[1]
-
-
-def _check_preprocessing(chain: ResidualChain) -> None:
-    takes = chain.architecture.options["in_channels"]
-    if chain.preprocessing.channels != takes:
-        raise ArchitectureError(
-            f"the network takes {takes} channels, its preprocessing gives {chain.preprocessing.channels}",
-            where=chain.origin.path,
-            hint="mend the preprocessing in its config",
-        )
-
-
-def _check_exit_statistics(chain: ResidualChain) -> None:
-    norms = {path: layer for layer, path in chain.named_norms().items()}
-    for path, (mean, var) in chain.exit_statistics.items():
-        norm = norms.get(path)
-        shape = None if norm is None else (mean.shape[0], norm.num_features)  # pyright: ignore[reportAttributeAccessIssue]
-        if mean.shape != shape or var.shape != shape or not 0 < mean.shape[0] <= chain.depth:
-            raise ArchitectureError(
-                f"exit statistics {tuple(mean.shape)} do not fit the norm {path!r}",
-                where=chain.origin.path,
-                hint="write the folder again with resprune",
-            )
 
 
 def _first_mismatch(error: RuntimeError) -> str:

@@ -20,11 +20,12 @@ import torch
 
 from resprune import checkpoint, doubt, surgery, trajectory
 from resprune.chain import ResidualChain, seeded_images
+from resprune.checks import check_network
 from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST, Batches, open_data
 from resprune.errors import UsageError
 from resprune.export import folder as output
 from resprune.families import FAMILIES, Family
-from resprune.opening import check_network, open_chain
+from resprune.opening import open_chain
 from resprune.records import (
     READ_SAFELY,
     Analysis,

@@ -12,10 +12,11 @@ from torch import nn
 from resprune import families
 from resprune.chain import ResidualChain, assemble, seeded_images
 from resprune.checkpoint import Checkpoint
+from resprune.checks import MISFITS, SELF_CHECK_TOLERANCE, check_network, check_split
 from resprune.errors import ArchitectureError, UsageError
 from resprune.exits import SkipChainExits
 from resprune.families import Family, Part, Parts
-from resprune.opening import MISFITS, SELF_CHECK_TOLERANCE, check_network, check_split, fill
+from resprune.opening import fill
 from resprune.records import BARE, WHOLE, Architecture, Origin, Preprocessing
 
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from resprune import families
 from resprune.chain import ResidualChain
 from resprune.checkpoint import Checkpoint
+from resprune.checks import check_split
 from resprune.errors import ArchitectureError
-from resprune.opening import check_split, open_chain
+from resprune.opening import open_chain
 from resprune.records import Architecture, Origin
 
 TORCHVISION = {

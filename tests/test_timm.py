@@ -59,8 +59,11 @@ for line in sys.stdin:
 
 
 def build(entry: Entry, device: str = "meta", **arguments: Any) -> nn.Module:
-    with torch.device(device):
-        return timm.create_model(entry.name, num_classes=CLASSES, **arguments).eval()
+    try:
+        with torch.device(device):
+            return timm.create_model(entry.name, num_classes=CLASSES, **arguments).eval()
+    except NotImplementedError:  # older timm computes the widths of a RegNet with tensors
+        return timm.create_model(entry.name, num_classes=CLASSES, **arguments).eval().to(device)
 
 
 def reduced(entry: Entry, device: str = "meta") -> nn.Module:

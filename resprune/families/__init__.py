@@ -93,8 +93,11 @@ def build(architecture: Architecture, device: str = "meta", family: Family | Non
         family: Where it is none of `FAMILIES`.
     """
     family = family or family_of(architecture)
-    with torch.device(device), _NoFills() if device == "meta" else nullcontext():
-        network = family.build(architecture).eval()
+    try:
+        with torch.device(device), _NoFills() if device == "meta" else nullcontext():
+            network = family.build(architecture).eval()
+    except NotImplementedError:  # older timm computes the widths of a RegNet with tensors
+        network = family.build(architecture).eval().to(device)
     reduce(network, family.split(network, architecture), architecture.stages)
     return network
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,96 +18,8 @@ from resprune.errors import ArchitectureError
 from resprune.families import timm_index
 from resprune.families.base import Family, Part, Parts, Weights, chop, named
 from resprune.families.layers import leaves
+from resprune.families.timm_layouts import BLOCKS, NETWORKS, REFUSED_BLOCKS
 from resprune.records import WHOLE, Architecture, Assumption, Claim, Preprocessing, Variants
-
-
-@dataclass(frozen=True)
-class _Network:
-    """Paths of a network class's parts; ``{}`` in the path of a stage counts from `first`.
-
-    Where the stem's output can be negative, the first block's activation does something to it even behind
-    an identity.
-    """
-
-    stem: str
-    stage: str
-    head: str
-    first: int = 1
-    stem_is_signed: bool = False
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Names of a block class's parts, each in the order in which it runs.
-
-    Attributes:
-        branch: Children; what is None is left out.
-        skip: The child that projects; the identity where it is `nn.Identity`, or None.
-        activation: Empty for none.
-        before_skip: Children that a projection shares with the branch, and an identity passes by.
-        none_is_no_skip: Whether None means that the block has no skip connection at all.
-    """
-
-    branch: str
-    skip: str
-    activation: str
-    before_skip: str = ""
-    none_is_no_skip: bool = False
-
-
-_NETWORKS = {
-    "resnet.ResNet": _Network("conv1 bn1 act1 maxpool", "layer{}", "global_pool fc"),
-    "resnetv2.ResNetV2": _Network("stem", "stages.{}.blocks", "norm head", first=0),
-    "regnet.RegNet": _Network("stem", "s{}", "final_conv head"),
-    "byobnet.ByobNet": _Network("stem", "stages.{}", "final_conv head", first=0),
-    "senet.SENet": _Network("layer0 pool0", "layer{}", "global_pool last_linear"),
-    "tresnet.TResNet": _Network("body.s2d body.conv1", "body.layer{}", "head", stem_is_signed=True),
-}
-_SENET_BOTTLENECK = _Block("conv1 bn1 relu conv2 bn2 relu conv3 bn3 se_module", "downsample", "relu")
-_BLOCKS = {
-    "resnet.BasicBlock": _Block("conv1 bn1 drop_block act1 aa conv2 bn2 se drop_path", "downsample", "act2"),
-    "resnet.Bottleneck": _Block(
-        "conv1 bn1 act1 conv2 bn2 drop_block act2 aa conv3 bn3 se drop_path", "downsample", "act3"
-    ),
-    "sknet.SelectiveKernelBasic": _Block("conv1 conv2 se drop_path", "downsample", "act"),
-    "sknet.SelectiveKernelBottleneck": _Block("conv1 conv2 conv3 se drop_path", "downsample", "act"),
-    "resnest.ResNestBottleneck": _Block(
-        "conv1 bn1 act1 avd_first conv2 bn2 drop_block act2 avd_last conv3 bn3", "downsample", "act3"
-    ),
-    "senet.SEBottleneck": _SENET_BOTTLENECK,
-    "senet.SEResNetBottleneck": _SENET_BOTTLENECK,
-    "senet.SEResNeXtBottleneck": _SENET_BOTTLENECK,
-    "senet.SEResNetBlock": _Block("conv1 bn1 relu conv2 bn2 relu se_module", "downsample", "relu"),
-    "tresnet.BasicBlock": _Block("conv1 conv2 se drop_path", "downsample", "act"),
-    "tresnet.Bottleneck": _Block("conv1 conv2 se conv3 drop_path", "downsample", "act"),
-    "regnet.Bottleneck": _Block("conv1 conv2 se conv3 drop_path", "downsample", "act3", none_is_no_skip=True),
-    "resnetv2.PreActBasic": _Block("norm1 conv1 norm2 conv2 drop_path", "downsample", "", before_skip="norm1"),
-    "resnetv2.PreActBottleneck": _Block(
-        "norm1 conv1 norm2 conv2 norm3 conv3 drop_path", "downsample", "", before_skip="norm1"
-    ),
-    "byobnet.BasicBlock": _Block(
-        "conv1_kxk attn conv2_kxk attn_last drop_path", "shortcut", "act", none_is_no_skip=True
-    ),
-    "byobnet.DarkBlock": _Block(
-        "conv1_1x1 attn conv2_kxk attn_last drop_path", "shortcut", "act", none_is_no_skip=True
-    ),
-    "byobnet.EdgeBlock": _Block(
-        "conv1_kxk attn conv2_1x1 attn_last drop_path", "shortcut", "act", none_is_no_skip=True
-    ),
-    "byobnet.SelfAttnBlock": _Block(
-        "conv1_1x1 conv2_kxk self_attn post_attn conv3_1x1 drop_path", "shortcut", "act", none_is_no_skip=True
-    ),
-    "byobnet.BottleneckBlock": _Block(
-        "conv1_1x1 conv2_kxk conv2b_kxk attn conv3_1x1 attn_last drop_path",
-        "shortcut",
-        "act",
-        none_is_no_skip=True,
-    ),
-}
-_REFUSED_BLOCKS = {
-    "regnet.PreBottleneck": "the skip connection starts behind the block's norm and activation, so without its"
-    " branch the block is not the identity",
-}
 
 _ARGUMENTS = {
     "act_layer",
@@ -215,7 +127,7 @@ class TimmNets(Family):
         return entry is not None and entry.depth_is_free
 
     def split(self, network: nn.Module, architecture: Architecture) -> Parts:
-        layout = _NETWORKS[_class_name(network)]
+        layout = NETWORKS[_class_name(network)]
         containers = [layout.stage.format(layout.first + stage) for stage in range(len(architecture.stages))]
         blocks = chop(network, containers, _part)
         return Parts(
@@ -294,9 +206,9 @@ def _part(path: str, stage: int, block: Any) -> Part:
         skip = named(downsample=block.downsample) if block.downsample is not None else named()
         ahead, behind = _chain(block, "conv1 bn1 relu"), _chain(block, "drop_block conv3 bn3 se drop_path")
         return Part(path, stage, block, skip, nn.Sequential(*ahead, Res2NetScales(block), *behind), block.relu)
-    layout = _BLOCKS.get(kind)
+    layout = BLOCKS.get(kind)
     if layout is None:
-        reason = _REFUSED_BLOCKS.get(kind, f"blocks of the kind {kind} are not known to be skip plus branch")
+        reason = REFUSED_BLOCKS.get(kind, f"blocks of the kind {kind} are not known to be skip plus branch")
         raise ArchitectureError(reason, where=path, hint="blocks of this network cannot be removed one by one")
     shortcut = getattr(block, layout.skip)
     if shortcut is None and layout.none_is_no_skip:

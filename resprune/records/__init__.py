@@ -1,0 +1,53 @@
+"""Frozen records that travel between the parts; plain Python, no torch."""
+
+from resprune.records.networks import (
+    BARE,
+    GONE,
+    READ_SAFELY,
+    WHOLE,
+    Architecture,
+    Assumption,
+    Claim,
+    NetworkSummary,
+    Origin,
+    Preprocessing,
+    Reading,
+    Variants,
+    Wish,
+)
+from resprune.records.results import (
+    Analysis,
+    BlockRow,
+    DataSummary,
+    Evaluation,
+    PruneOutcome,
+    PrunePlan,
+    Remedy,
+    Trajectory,
+    Verification,
+)
+
+__all__ = [
+    "BARE",
+    "GONE",
+    "READ_SAFELY",
+    "WHOLE",
+    "Analysis",
+    "Architecture",
+    "Assumption",
+    "BlockRow",
+    "Claim",
+    "DataSummary",
+    "Evaluation",
+    "NetworkSummary",
+    "Origin",
+    "Preprocessing",
+    "PruneOutcome",
+    "PrunePlan",
+    "Reading",
+    "Remedy",
+    "Trajectory",
+    "Variants",
+    "Verification",
+    "Wish",
+]

@@ -1,0 +1,186 @@
+"""What was measured, planned and done."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING
+
+from resprune.records.networks import NetworkSummary, Preprocessing
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """Which images a figure was measured on, and how they became the network's input."""
+
+    spec: str
+    split: str | None
+    samples: int
+    preprocessing: Preprocessing | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Final accuracy (top 1, top 5; fractions of one) and mean cross-entropy in nats; None without labels."""
+
+    accuracy: float | None
+    accuracy_top5: float | None
+    loss: float | None
+    samples: int
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """What one pass over the data says about block k; `exit_*` is exit k, before the block.
+
+    Attributes:
+        index: k.
+        path: The block's name in the native network.
+        stage: Zero-based.
+        exit_accuracy, exit_loss: Of exit k; None without labels.
+        residual_norm: Root mean square over samples of ``||yhat_{k+1} - yhat_k||``; logits' unit.
+        residual_norm_relative: The same over the root mean square of ``||yhat_N||``.
+        parameter_norm: L2 norm of the residual branch's parameters.
+        drop_change_relative: Root mean square change of the final output when block k alone is reduced
+            to its skip step, over the root mean square of ``||yhat_N||``; None when not measured.
+        drop_agreement: Fraction of samples whose top class that leaves as it was; None likewise.
+        macs, parameters: Of the whole block, for one image.
+    """
+
+    index: int
+    path: str
+    stage: int
+    exit_accuracy: float | None
+    exit_loss: float | None
+    residual_norm: float
+    residual_norm_relative: float
+    parameter_norm: float
+    drop_change_relative: float | None
+    drop_agreement: float | None
+    macs: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """All exits of a network over one pass of the data.
+
+    Attributes:
+        final: Accuracy and loss of exit N, the network itself.
+        rows: One for each block, k = 0..N-1.
+        final_norm: Root mean square over samples of the L2 norm of ``yhat_N``; logits' unit.
+    """
+
+    final: Evaluation
+    rows: tuple[BlockRow, ...]
+    final_norm: float
+
+    @property
+    def depth(self) -> int:
+        """N, the number of blocks."""
+        return len(self.rows)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return the rows as a table, one line a block, the JSON keys as columns."""
+        import pandas
+
+        return pandas.DataFrame([asdict(row) for row in self.rows], columns=[f.name for f in fields(BlockRow)])
+
+    @property
+    def residual_norms_relative(self) -> tuple[float, ...]:
+        """Relative residual norm of every block."""
+        return tuple(row.residual_norm_relative for row in self.rows)
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """Which blocks are reduced to their skip steps, and why.
+
+    Attributes:
+        rule: The wish in words, such as ``tail, tol 0.001``.
+        removed, kept: Block indices, ascending; together 0..N-1.
+    """
+
+    rule: str
+    removed: tuple[int, ...]
+    kept: tuple[int, ...]
+
+    @property
+    def depth(self) -> int:
+        """M, the number of blocks that stay whole."""
+        return len(self.kept)
+
+    @property
+    def is_tail(self) -> bool:
+        """Whether the plan is a SubResNet-M: blocks 0..M-1 stay, all later ones go."""
+        return self.kept == tuple(range(self.depth))
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Largest absolute difference of two networks' logits, what it was taken against, and the bound."""
+
+    max_abs_difference: float
+    against: str
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """An assumption that fits labelled images better than the one that was made.
+
+    Attributes:
+        flags: What the command line takes for it.
+        accuracy: Fraction of one, with it.
+        before: The same without it, on the same images.
+        samples: Number of those images.
+    """
+
+    flags: str
+    accuracy: float
+    before: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What `analyze` found; `suggested_depth` is M(tolerance) of the tail rule."""
+
+    network: NetworkSummary
+    data: DataSummary
+    trajectory: Trajectory
+    tolerance: float
+    suggested_depth: int
+
+
+@dataclass(frozen=True)
+class PruneOutcome:
+    """What `prune` did, and the proof that the result is what the plan says.
+
+    Attributes:
+        origin, result: The networks before and after.
+        plan: Carried out.
+        before, after: On the images of `data`; without data no figures but the number of inputs.
+        verified: The check of the result's logits.
+        data: None where seeded inputs verified the result.
+        choice: The images that the plan was chosen on; None where it needed none.
+        preprocessing: Of both networks.
+        classes: Number of their logits.
+        loads_in_timm: Whether plain timm can load the result.
+        needs_family: Whether reading the result back takes the adapter of a family that is not resprune's.
+    """
+
+    origin: NetworkSummary
+    result: NetworkSummary
+    plan: PrunePlan
+    before: Evaluation
+    after: Evaluation
+    verified: Verification
+    data: DataSummary | None
+    choice: DataSummary | None
+    preprocessing: Preprocessing
+    classes: int
+    loads_in_timm: bool
+    needs_family: bool = False
