@@ -135,8 +135,12 @@ def identify(checkpoint: Checkpoint, wish: Wish, family: Family | None = None) -
         replace(assumption, given=assumption.name in given)
         for assumption in families.assumptions(architecture, family, checkpoint.weights)
     )
-    notes = (*checkpoint.origin.notes, *([f"architecture from {where}"] if where else []))
-    return architecture, replace(checkpoint.origin, notes=notes, assumptions=assumptions)
+    notes = [*checkpoint.origin.notes]
+    if where:
+        notes.append(f"architecture from {where}")
+    elif checkpoint.claim is not None and checkpoint.claim.name:
+        notes.append(f"{checkpoint.claim.where} names {checkpoint.claim.name}, which the weights do not fit")
+    return architecture, replace(checkpoint.origin, notes=tuple(notes), assumptions=assumptions)
 
 
 def _architecture(checkpoint: Checkpoint, wish: Wish, family: Family | None) -> tuple[Architecture, str]:

@@ -177,3 +177,11 @@ def test_a_folder_that_says_what_it_holds_takes_no_assumption(cifar_file: Path, 
     assert run("prune", cifar_file, "--depth", 3, "--out", tmp_path / "out").exit_code == 0
     with pytest.raises(UsageError, match="the folder says what it holds"):
         pipeline.load(tmp_path / "out", assume={"padding": "trailing"})
+
+
+def test_metadata_that_the_weights_contradict_is_told_and_not_believed(tmp_path: Path) -> None:
+    weights = make_chain(ARCHITECTURES["cifar option B"]).network.state_dict()
+    torch.save({"arch": "resnet50", "state_dict": weights}, tmp_path / "net.pt")
+    found = inspected(tmp_path / "net.pt")
+    assert found["checkpoint"]["family"] == "cifar-resnet"
+    assert "arch of the checkpoint names resnet50, which the weights do not fit" in found["notes"]
