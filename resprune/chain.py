@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from resprune import families
@@ -208,6 +210,17 @@ def _without_numbers(tensor: Tensor) -> Tensor:
     return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
 
+class _ShapesOnly(TorchFunctionMode):
+    """Leave out norms and activations: they multiply nothing, keep the shape, and are slow on the meta device."""
+
+    _KEEP_THE_SHAPE = frozenset({F.batch_norm, F.relu, F.relu_, F.silu, F.leaky_relu, F.group_norm})
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func in self._KEEP_THE_SHAPE else func(*args, **(kwargs or {}))
+
+
 def _count(chain: ResidualChain) -> tuple[int, tuple[tuple[int, int], ...]]:
     """Return a chain's multiply-accumulates and (macs, parameters) of every block; the chain is on meta."""
     recipe = chain.preprocessing
@@ -215,7 +228,7 @@ def _count(chain: ResidualChain) -> tuple[int, tuple[tuple[int, int], ...]]:
     costs = []
     known: dict[tuple[str, torch.Size], tuple[int, torch.Size]] = {}
     left_out = 0
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), _ShapesOnly(), FlopCounterMode(display=False) as counter:
         x = chain.stem(image)
         for block in chain.blocks:
             for step in block.lead:
