@@ -211,7 +211,7 @@ def _without_numbers(tensor: Tensor) -> Tensor:
 
 
 class _ShapesOnly(TorchFunctionMode):
-    """Leave out norms and activations: they multiply nothing, keep the shape, and are slow on the meta device."""
+    """Leave out norms and activations: they multiply nothing, keep the shape, and are slow on meta."""
 
     _KEEP_THE_SHAPE = frozenset({F.batch_norm, F.relu, F.relu_, F.silu, F.leaky_relu, F.group_norm})
 

@@ -130,7 +130,10 @@ def identify(checkpoint: Checkpoint, wish: Wish, family: Family | None = None) -
                 hint=f"choose from {', '.join(choices)}" if choices else "leave --assume out",
             )
         architecture = family.assume(architecture, name, value)
-    given = {*wish.assume, *(["arch"] if where else [])}
+    told = (
+        checkpoint.claim.arguments if checkpoint.claim is not None and where == checkpoint.claim.where else ()
+    )
+    given = {*wish.assume, *told, *(["arch"] if where else [])}
     assumptions = tuple(
         replace(assumption, given=assumption.name in given)
         for assumption in families.assumptions(architecture, family, checkpoint.weights)

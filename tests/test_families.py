@@ -11,6 +11,7 @@ import torchvision
 from commands import run
 from conftest import ARCHITECTURES, make_chain
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from resprune import families
 from resprune.chain import ResidualChain
@@ -107,6 +108,12 @@ def test_cost_of_the_blocks_adds_up(chain: ResidualChain) -> None:
     macs, parameters = map(sum, zip(*chain.costs, strict=True))
     assert 0 < macs < chain.summary.macs
     assert 0 < parameters < chain.summary.parameters
+
+
+def test_macs_are_those_of_a_whole_pass(chain: ResidualChain, images: Tensor) -> None:
+    with FlopCounterMode(display=False) as counter:
+        chain.network(images[:1])
+    assert chain.summary.macs == counter.get_total_flops() // 2
 
 
 def test_macs_of_resnet50_are_the_published_ones() -> None:
