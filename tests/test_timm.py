@@ -149,7 +149,6 @@ def kinds() -> list[Entry]:
 
 TOO_LARGE = {
     "regnetx_160",
-    "regnety_120",
     "resnet101_clip",
     "regnetx_320",
     "regnety_160",
