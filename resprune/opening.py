@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from resprune import families
 from resprune.chain import ExitStatistics, ResidualChain, assemble
@@ -75,6 +76,8 @@ def fill(checkpoint: Checkpoint, architecture: Architecture, family: Family) -> 
             where=where,
             hint="the config or the weights may be damaged",
         ) from error
+    if device == "meta" and _is_outline(checkpoint.weights, network):
+        return network.requires_grad_(False)
     # Copied into memory of torch's own: kernels choose their path by alignment, which a mapped file lacks,
     # and the same weights would give other last bits.
     weights = {
@@ -97,6 +100,13 @@ def fill(checkpoint: Checkpoint, architecture: Architecture, family: Family) -> 
         network = families.build(architecture, "cpu", family)
         network.load_state_dict(weights, strict=True, assign=True)
     return network.requires_grad_(False)
+
+
+def _is_outline(weights: Mapping[str, Tensor], network: nn.Module) -> bool:
+    """Whether weights are a network's names and shapes and nothing else, so that there is nothing to load."""
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    numbers = any(tensor.device.type != "meta" for tensor in weights.values())
+    return not numbers and shapes == {name: tensor.shape for name, tensor in weights.items()}
 
 
 def identify(checkpoint: Checkpoint, wish: Wish, family: Family | None = None) -> tuple[Architecture, Origin]:
