@@ -19,7 +19,7 @@ from resprune.families.base import (
     other_values,
     outputs_of,
 )
-from resprune.records import WHOLE, Architecture, Assumption, Preprocessing
+from resprune.records import WHOLE, Architecture, Assumption, Preprocessing, Variants
 
 _BLOCK_KEYS = {"bn1", "conv1", "bn2", "conv2", "downsample"}
 
@@ -146,3 +146,6 @@ class PreAct(Family):
         value = architecture.options["stem_stride"]
         others = other_values(value, ("1", "2"))
         return (Assumption("stem_stride", str(value), others, "stride of the stem's convolution"),)
+
+    def variants(self) -> tuple[Variants, ...]:
+        return (Variants("the paper's pre-activation ResNet, homogeneous or staged", ()),)

@@ -181,5 +181,6 @@ class TorchvisionResNet(Family):
                 tuple(_NAMES.values()),
                 ("timm", "torchvision"),
             ),
+            Variants("Hugging Face ResNetForImageClassification", (), ("timm", "torchvision")),
             Variants("the same with the stride in the 1x1 convolution (v1), or a stem for small images", ()),
         )
