@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from resprune import families
 from resprune.families import Family, Part
 from resprune.records import Architecture, NetworkSummary, Origin, Preprocessing
-
-
-class ExitStatistics(NamedTuple):
-    """Batch-norm statistics of every exit at one norm: (exits, channels) each; row k is exit k's."""
-
-    mean: Tensor
-    var: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +83,9 @@ class ResidualChain:
         blocks: Those with a residual branch, k = 0..N-1.
         tail: Bare skip steps after the last block; with the head they make the head of a SubResNet.
         family: Splits the native network, and builds others of its kind.
-        exit_statistics: For networks trained with the stage cost: path of a norm on the exits' way ->
-            statistics of the exits that pass it. Empty: the exits use the network's own.
+        exit_state: For networks trained with the stage cost, what the exits have of their own: name of a
+            tensor in the native network -> (exits, ...), row k for exit k. Batch-norm statistics alone with
+            shared heads, parameters too with separate ones; for the rest the exits use the network's own.
     """
 
     network: nn.Module
@@ -104,7 +98,7 @@ class ResidualChain:
     tail: tuple[nn.Module, ...]
     head: nn.Sequential
     family: Family
-    exit_statistics: Mapping[str, ExitStatistics] = field(default_factory=dict)
+    exit_state: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def depth(self) -> int:
@@ -133,11 +127,9 @@ class ResidualChain:
         """Return the logits (n, classes) of images (n, c, h, w)."""
         return self.resume(0, self.stem(images))
 
-    def named_norms(self) -> dict[nn.Module, str]:
-        """Return every batch norm's path in the native network."""
-        return {
-            layer: path for path, layer in self.network.named_modules() if isinstance(layer, nn.BatchNorm2d)
-        }
+    def tensor_names(self) -> dict[int, str]:
+        """Return every parameter's and buffer's name in the native network, by its id."""
+        return {id(tensor): name for name, tensor in self.network.state_dict(keep_vars=True).items()}
 
     @cached_property
     def outline(self) -> ResidualChain:
@@ -168,7 +160,7 @@ def assemble(
     architecture: Architecture,
     preprocessing: Preprocessing,
     origin: Origin,
-    exit_statistics: Mapping[str, ExitStatistics] | None = None,
+    exit_state: Mapping[str, Tensor] | None = None,
     family: Family | None = None,
 ) -> ResidualChain:
     """View a native network as a chain; nothing is copied. See `ResidualChain` for the arguments."""
@@ -193,7 +185,7 @@ def assemble(
         tail=tuple(waiting),
         head=parts.head,
         family=family,
-        exit_statistics=dict(exit_statistics or {}),
+        exit_state=dict(exit_state or {}),
     )
 
 

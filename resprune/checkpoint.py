@@ -38,7 +38,7 @@ class Checkpoint:
         origin: Where they came from and what was done to them.
         architecture, preprocessing: From the file's own metadata; None where it has none.
         claim: What metadata of another program says the network is, if anything.
-        exit_statistics: Norm's path -> (mean, variance), (exits, channels) each.
+        exit_state: What the exits have of their own: name of a tensor -> (exits, ...), row k for exit k.
     """
 
     weights: dict[str, Tensor]
@@ -46,7 +46,7 @@ class Checkpoint:
     architecture: Architecture | None = None
     preprocessing: Preprocessing | None = None
     claim: Claim | None = None
-    exit_statistics: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    exit_state: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def read(source: str | Path, how: Reading = READ_SAFELY) -> Checkpoint:
@@ -87,18 +87,19 @@ def _read_folder(folder: Path, name: str, how: Reading) -> Checkpoint:
     checkpoint = _read_shards(shards, name, how, inside=True)
     notes, origin = list(checkpoint.origin.notes), checkpoint.origin
     exits_path = folder / EXITS_FILE
-    exit_statistics = {}
+    exit_state = {}
     if exits_path.is_file() and description.architecture is not None:
-        statistics = read_safetensors(exits_path, where=f"{name}, {EXITS_FILE}", numbers=how.numbers)
-        exit_statistics = _pair_statistics(statistics, name, how.numbers)
-        notes.append(f"batch-norm statistics of the exits' own from {EXITS_FILE}")
+        place = f"{name}, {EXITS_FILE}"
+        exit_state = _rows(read_safetensors(exits_path, where=place, numbers=how.numbers), place, how.numbers)
+        kind = "batch-norm statistics" if all(".running_" in key for key in exit_state) else "heads"
+        notes.append(f"{kind} of the exits' own from {EXITS_FILE}")
     return replace(
         checkpoint,
         origin=replace(origin, format=f"{origin.format} folder", notes=tuple(notes)),
         architecture=description.architecture,
         preprocessing=description.preprocessing,
         claim=description.claim or checkpoint.claim,
-        exit_statistics=exit_statistics,
+        exit_state=exit_state,
     )
 
 
@@ -203,24 +204,20 @@ def _problem_of_numbers(tensor: Tensor) -> str | None:
     return f"holds {bad} values that are NaN or infinite in float32, of {tensor.numel()}" if bad else None
 
 
-def _pair_statistics(tensors: dict[str, Tensor], name: str, numbers: bool) -> dict[str, tuple[Tensor, Tensor]]:
-    means = {
-        key.removesuffix(".running_mean"): t for key, t in tensors.items() if key.endswith(".running_mean")
-    }
-    try:
-        pairs = {path: (mean, tensors[f"{path}.running_var"]) for path, mean in means.items()}
-    except KeyError as error:
-        raise CheckpointError(
-            f"{EXITS_FILE} lacks {error}", where=name, hint="write the folder again"
-        ) from error
-    for path, (mean, var) in pairs.items():
-        problem = _problem(mean, numbers) or _problem(var, numbers)
-        if problem is None and (
-            mean.ndim != 2 or mean.shape != var.shape or (numbers and bool((var < 0).any()))
-        ):
-            problem = "has no means and variances of shape (exits, channels)"
+def _rows(tensors: dict[str, Tensor], place: str, numbers: bool) -> dict[str, Tensor]:
+    """Return what the exits have of their own, refusing what is no such thing."""
+    for key, tensor in tensors.items():
+        problem = _problem(tensor, numbers)
+        if problem is None and not tensor.ndim:
+            problem = "has no row for every exit"
+        if problem is None and numbers and key.endswith("running_var") and bool((tensor < 0).any()):
+            problem = "holds negative variances"
         if problem is not None:
             raise ArchitectureError(
-                f"{path} {problem}", where=f"{name}, {EXITS_FILE}", hint="write the folder again with resprune"
+                f"{key} {problem}", where=place, hint="write the folder again with resprune"
             )
-    return pairs
+    for key in tensors:
+        variances = key.removesuffix("mean") + "var"
+        if key.endswith(".running_mean") and variances not in tensors:
+            raise CheckpointError(f"lacks {variances}", where=place, hint="write the folder again")
+    return tensors

@@ -130,19 +130,20 @@ def check_preprocessing(chain: ResidualChain) -> None:
         )
 
 
-def check_exit_statistics(chain: ResidualChain) -> None:
-    """Check that the exits' own statistics are those of norms on their way.
+def check_exit_state(chain: ResidualChain) -> None:
+    """Check that what the exits have of their own are rows of the network's tensors.
 
     Raises:
         ArchitectureError: where they are not.
     """
-    norms = {path: layer for layer, path in chain.named_norms().items()}
-    for path, (mean, var) in chain.exit_statistics.items():
-        norm = norms.get(path)
-        shape = None if norm is None else (mean.shape[0], norm.num_features)  # pyright: ignore[reportAttributeAccessIssue]
-        if mean.shape != shape or var.shape != shape or not 0 < mean.shape[0] <= chain.depth:
+    native = chain.network.state_dict()
+    for name, rows in chain.exit_state.items():
+        shape = tuple(native[name].shape) if name in native else None
+        if tuple(rows.shape[1:]) != shape or not 0 < len(rows) <= chain.depth:
+            fits = "the network has no such tensor" if shape is None else f"the network's is {shape}"
             raise ArchitectureError(
-                f"exit statistics {tuple(mean.shape)} do not fit the norm {path!r}",
+                f"the exits' {name} {tuple(rows.shape)} is not one row for each of at most {chain.depth} exits"
+                f" ({fits})",
                 where=chain.origin.path,
                 hint="write the folder again with resprune",
             )

@@ -50,6 +50,12 @@ class OutputError(ResPruneError):
     """The result cannot be written where it was asked for."""
 
 
+class TrainingError(ResPruneError):
+    """A training run cannot go on; what was written before stays."""
+
+    exit_status = 1
+
+
 class VerificationError(ResPruneError):
     """A result failed its own check; nothing was written."""
 

@@ -12,16 +12,21 @@ anything, and three things make them cheap:
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.func import functional_call, vmap
 from torch.nn import functional as F
+from torch.overrides import has_torch_function
 
-from resprune.chain import ExitStatistics, ResidualChain
-from resprune.families.layers import PadChannels, Subsample, leaves
+from resprune.chain import ResidualChain
+from resprune.families.layers import PadChannels, Subsample, is_global_pool, leaves
 
 BATCH_BYTES = 2 << 20
 """States are pushed on once this many bytes wait: large enough for a full matrix product, small enough to
@@ -30,107 +35,175 @@ stay in cache. On two CPU cores 1 to 4 MiB took the same time, 8 MiB longer."""
 _POINTWISE = (nn.BatchNorm2d, nn.ReLU, nn.Identity, PadChannels)
 
 
+Rows = Mapping[str, Tensor]
+"""Tensors of a layer that every exit has for itself: the layer's own name for one -> (exits, ...)."""
+
+
 class ExitNorm:
-    """One batch norm as the exits see it: its weight and bias, but statistics of every exit's own.
+    """One batch norm as the exits see it; what they do not have of their own is the native layer's.
 
     Args:
-        norm: The native layer; its parameters are shared, its statistics are not touched.
-        statistics: (exits, channels) of mean and variance; updated in place in training mode.
+        norm: The native layer; its statistics are not touched.
+        rows: Statistics (exits, channels), updated in place in training mode; weight and bias likewise where
+            heads are separate.
+        rectified: Whether a ReLU follows, which is then done here.
     """
 
-    def __init__(self, norm: nn.BatchNorm2d, statistics: ExitStatistics) -> None:
-        self.norm, self.statistics = norm, statistics
+    def __init__(self, norm: nn.BatchNorm2d, rows: Rows, *, rectified: bool = False) -> None:
+        self.norm, self.rows, self.rectified = norm, rows, rectified
 
     def __call__(self, x: Tensor, exits: slice) -> Tensor:
-        """Normalise (e * n, c, h, w), exit-major, for the e exits of the slice."""
-        mean, var = self.statistics.mean[exits], self.statistics.var[exits]
-        count, channels = mean.shape
-        norm = self.norm
-        weight = None if norm.weight is None else norm.weight.repeat(count)
-        bias = None if norm.bias is None else norm.bias.repeat(count)
-        # One call over exits times channels: (n, e * c, h, w).
-        wide = x.unflatten(0, (count, -1)).transpose(0, 1).flatten(1, 2)
-        out = F.batch_norm(
-            wide,
-            mean.view(-1),
-            var.view(-1),
-            weight,
-            bias,
-            training=norm.training,
-            momentum=0.1 if norm.momentum is None else norm.momentum,
-            eps=norm.eps,
-        )
-        out = out.unflatten(1, (count, channels)).transpose(0, 1).flatten(0, 1)
+        """Normalise (n * e, c, h, w), image-major, for the slice's e exits: one call over e * c channels."""
+        norm, count = self.norm, exits.stop - exits.start
+
+        def wide(name: str, native: Tensor | None) -> Tensor | None:
+            if name in self.rows:
+                return self.rows[name][exits].flatten()
+            return None if native is None else native.repeat(count)
+
+        pixels = x if count == 1 else x.reshape(-1, count * x.shape[1], *x.shape[2:])
+        mean, var = wide("running_mean", norm.running_mean), wide("running_var", norm.running_var)
+        weight, bias = wide("weight", norm.weight), wide("bias", norm.bias)
+        momentum = 0.1 if norm.momentum is None else norm.momentum
+        learns = norm.training and torch.is_grad_enabled() and not has_torch_function((x,))
+        if self.rectified and learns and weight is not None:
+            out = cast("Tensor", _NormRelu.apply(pixels, mean, var, weight, bias, momentum, norm.eps))
+        else:
+            out = F.batch_norm(pixels, mean, var, weight, bias, norm.training, momentum, norm.eps)
+            out = F.relu(out) if self.rectified else out
+        out = out.view(x.shape) if count > 1 else out
         # timm's BatchNormAct2d is a norm that carries its activation.
         return norm.act(norm.drop(out)) if hasattr(norm, "act") else out  # pyright: ignore[reportCallIssue]
 
 
+class _NormRelu(torch.autograd.Function):
+    """Batch norm in training mode and ReLU, of which nothing is stored but the input.
+
+    The exits of a pre-activation network normalise every state, and the state is stored for its block's own
+    norm already. The backward pass normalises once more to know where the ReLU was open.
+    """
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        x: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        out, batch_mean, inverse = torch.native_batch_norm(x, weight, bias, mean, var, True, momentum, eps)
+        ctx.save_for_backward(x, weight, bias, batch_mean, inverse)
+        ctx.eps = eps
+        return out.relu_()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight, bias, mean, inverse = ctx.saved_tensors
+        var = inverse.pow(-2) - ctx.eps
+        out = F.batch_norm(x, mean, var, weight, bias, False, 0.0, ctx.eps)
+        grad = torch.where(out > 0, grad, grad.new_zeros(()))
+        mask = [ctx.needs_input_grad[i] for i in (0, 3, 4)]
+        grads = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, None, None, mean, inverse, True, ctx.eps, mask
+        )
+        return grads[0], None, None, grads[1], grads[2], None, None
+
+
+class ExitLayer:
+    """Any other layer of which every exit has its own: separate heads and projections.
+
+    Args:
+        layer: The native layer, which says what is computed.
+        rows: Its parameters, (exits, ...) each.
+    """
+
+    def __init__(self, layer: nn.Module, rows: Rows) -> None:
+        self.layer, self.rows = layer, rows
+
+    def __call__(self, x: Tensor, exits: slice) -> Tensor:
+        """Apply to (n * e, ...), image-major, for the e exits of the slice, all in one call."""
+        rows = {name: tensor[exits] for name, tensor in self.rows.items()}
+        states = x.unflatten(0, (-1, exits.stop - exits.start))
+        apply = vmap(partial(functional_call, self.layer), in_dims=(0, 1), out_dims=1)
+        return apply(rows, states).flatten(0, 1)
+
+
+Layer = nn.Module | ExitNorm | ExitLayer
+
+
 @dataclass(frozen=True)
 class _Way:
-    """What exits first..last pass from their states to the logits, and which pixels they look at."""
+    """What exits first..last pass from their states to the logits, and which pixels they look at.
+
+    Attributes:
+        first, last: Exits.
+        stride: Every so manieth pixel is looked at.
+        alone: Layers without tensors that leave little of a state: passed before it waits for others.
+        together: Layers that the waiting states pass as one batch.
+    """
 
     first: int
     last: int
     stride: int
-    layers: tuple[nn.Module | ExitNorm, ...]
+    alone: tuple[nn.Module, ...]
+    together: tuple[Layer, ...]
 
 
 class SkipChainExits:
     """The exits k = 0..N-1 of a chain; exit N is the network itself and is not among them.
 
     Args:
-        chain: Any chain; its layers are shared.
-        own_statistics: Give every exit its own statistics, starting from the network's, where the chain
-            has none yet: for training with shared heads (`ResNet_WS`).
+        chain: Any chain; its layers are shared, and what its exits have of their own is used in place.
     """
 
-    def __init__(self, chain: ResidualChain, *, own_statistics: bool = False) -> None:
+    def __init__(self, chain: ResidualChain) -> None:
         self.depth = chain.depth
-        self.norms: dict[str, ExitNorm] = {}
-        self._paths = chain.named_norms()
         self._chain = chain
-        self._own_statistics = own_statistics
+        self._names = chain.tensor_names()
         self._ways = tuple(self._compile())
 
     def _compile(self) -> Iterable[_Way]:
-        chain = self._chain
-        # A rung is a non-trivial skip step, with the last exit that passes it.
-        rungs = [(block.index, step) for block in chain.blocks for step in block.steps]
-        rungs += [(chain.depth - 1, step) for step in chain.tail]
+        chain, rungs = self._chain, _rungs(self._chain)
         starts = sorted({0, *(position + 1 for position, _ in rungs)} - {chain.depth})
         for first, end in pairwise([*starts, chain.depth]):
-            ahead = [(position, leaves(step)) for position, step in rungs if position >= first]
             stride = 1
-            layers: list[nn.Module | ExitNorm] = []
+            layers: list[nn.Module] = []
             sliceable = True
-            for position, row in ahead:
+            for row in (leaves(step) for position, step in rungs if position >= first):
                 step_stride = _pixel_stride(row) if sliceable else None
                 sliceable = step_stride is not None
                 if step_stride is not None:
                     stride *= step_stride
                     row = [_unstrided(leaf) for leaf in row]
-                layers += [self._with_statistics(leaf, position + 1) for leaf in row]
-            layers += [self._with_statistics(leaf, chain.depth) for leaf in leaves(chain.head)]
-            yield _Way(first, end - 1, stride, tuple(layers))
+                layers += row
+            layers += leaves(chain.head)
+            alone = _up_to_pooling(layers)
+            together = tuple(self._with_rows(layers[len(alone) :]))
+            yield _Way(first, end - 1, stride, tuple(alone), together)
 
-    def _with_statistics(self, leaf: nn.Module, exits: int) -> nn.Module | ExitNorm:
-        path = self._paths.get(leaf)
-        if path is None or not isinstance(leaf, nn.BatchNorm2d):
-            return leaf
-        if path not in self.norms:
-            statistics = self._chain.exit_statistics.get(path)
-            if statistics is None and not self._own_statistics:
-                return leaf
-            if statistics is None:
-                assert leaf.running_mean is not None
-                assert leaf.running_var is not None
-                statistics = ExitStatistics(
-                    leaf.running_mean.repeat(exits, 1), leaf.running_var.repeat(exits, 1)
-                )
-            self.norms[path] = ExitNorm(
-                leaf, ExitStatistics(*(tensor.to(self._chain.device) for tensor in statistics))
-            )
-        return self.norms[path]
+    def _with_rows(self, layers: Sequence[nn.Module]) -> Iterable[Layer]:
+        """Give every layer what the exits have of their own; a norm takes in the ReLU behind it."""
+        behind = [*layers[1:], None]
+        rectified = False
+        for layer, following in zip(layers, behind, strict=True):
+            if rectified and isinstance(layer, nn.ReLU):
+                rectified = False
+                continue
+            rows = self._rows_of(layer)
+            if rows and isinstance(layer, nn.BatchNorm2d):
+                rectified = isinstance(following, nn.ReLU) and not hasattr(layer, "act")
+                yield ExitNorm(layer, rows, rectified=rectified)
+            else:
+                yield ExitLayer(layer, rows) if rows else layer
+
+    def _rows_of(self, layer: nn.Module) -> Rows:
+        own = {name: self._names.get(id(t), "") for name, t in layer.state_dict(keep_vars=True).items()}
+        state, device = self._chain.exit_state, self._chain.device
+        return {name: state[native].to(device) for name, native in own.items() if native in state}
 
     def start(self) -> ExitPass:
         """Begin a pass: hand it every state ``x_k``, k ascending, then ask for the logits."""
@@ -159,8 +232,12 @@ class ExitPass:
         """Take state ``x_k`` (n, c, h, w), for k = 0, 1, ... in turn."""
         way = self._ways[0]
         if way.stride > 1:
+            x = x[:, :, :: way.stride, :: way.stride]
+        for layer in way.alone:
+            x = layer(x)
+        if way.stride > 1 and not way.alone:
             # A copy, not a view: a view would keep the whole state alive.
-            x = x[:, :, :: way.stride, :: way.stride].clone(memory_format=torch.preserve_format)
+            x = x.clone(memory_format=torch.preserve_format)
         self._waiting.append(x)
         self._exit += 1
         waiting_bytes = sum(state.nbytes for state in self._waiting)
@@ -172,17 +249,30 @@ class ExitPass:
     def logits(self, final: Tensor) -> Tensor:
         """Return (n, N + 1, classes): the exits, and last the network's own logits (n, classes)."""
         assert not self._ways, "every state x_0..x_{N-1} must be added first"
-        return torch.cat([*self._logits, final.unsqueeze(0)]).transpose(0, 1)
+        return torch.cat([*self._logits, final.unsqueeze(1)], dim=1)
 
     def _push(self) -> None:
         count = len(self._waiting)
         exits = slice(self._exit - count, self._exit)
         n = len(self._waiting[0])
-        x = torch.cat(self._waiting) if count > 1 else self._waiting[0]
+        # Image-major: seen as (n, e * c, h, w), what every exit has of its own is one run of channels.
+        x = torch.stack(self._waiting, dim=1).flatten(0, 1) if count > 1 else self._waiting[0]
         self._waiting.clear()
-        for layer in self._ways[0].layers:
-            x = layer(x, exits) if isinstance(layer, ExitNorm) else layer(x)
-        self._logits.append(x.unflatten(0, (count, n)))
+        for layer in self._ways[0].together:
+            x = layer(x) if isinstance(layer, nn.Module) else layer(x, exits)
+        self._logits.append(x.unflatten(0, (n, count)))
+
+
+def layers_on_the_way(chain: ResidualChain) -> list[tuple[nn.Module, int]]:
+    """Return the layers that exits pass, each with the number of exits that do: exits 0, 1, ... up to it."""
+    rungs = [(leaf, position + 1) for position, step in _rungs(chain) for leaf in leaves(step)]
+    return rungs + [(leaf, chain.depth) for leaf in leaves(chain.head)]
+
+
+def _rungs(chain: ResidualChain) -> list[tuple[int, nn.Module]]:
+    """Return the non-trivial skip steps, each with the last exit that passes it."""
+    rungs = [(block.index, step) for block in chain.blocks for step in block.steps]
+    return rungs + [(chain.depth - 1, step) for step in chain.tail]
 
 
 def _pixel_stride(row: Sequence[nn.Module]) -> int | None:
@@ -198,6 +288,16 @@ def _pixel_stride(row: Sequence[nn.Module]) -> int | None:
         elif not isinstance(leaf, _POINTWISE):
             return None
     return stride
+
+
+def _up_to_pooling(layers: Sequence[nn.Module]) -> list[nn.Module]:
+    """Return the first layers up to a global pooling where none of them has tensors, else nothing."""
+    for count, layer in enumerate(layers, start=1):
+        if is_global_pool(layer):
+            return list(layers[:count])
+        if not isinstance(layer, nn.ReLU | nn.Identity | PadChannels | Subsample):
+            break
+    return []
 
 
 def _unstrided(leaf: nn.Module) -> nn.Module:

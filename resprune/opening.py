@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from resprune import families
-from resprune.chain import ExitStatistics, ResidualChain, assemble
+from resprune.chain import ResidualChain, assemble
 from resprune.checkpoint import Checkpoint
-from resprune.checks import MISFITS, check_exit_statistics, check_preprocessing, check_split
+from resprune.checks import MISFITS, check_exit_state, check_preprocessing, check_split
 from resprune.errors import ArchitectureError, UsageError
 from resprune.families import Family
 from resprune.records import Architecture, Claim, Origin, Preprocessing, Wish
@@ -46,14 +46,14 @@ def open_chain(
             architecture,
             preprocessing or checkpoint.preprocessing or family.preprocessing(architecture),
             origin,
-            {path: ExitStatistics(*pair) for path, pair in checkpoint.exit_statistics.items()},
+            checkpoint.exit_state,
             family,
         )
     except ArchitectureError as error:  # a block that is no sum: the family knows its path, not the file's
         where = origin.path if error.where in (None, origin.path) else f"{origin.path}, {error.where}"
         raise ArchitectureError(error.what, where=where, hint=error.hint) from error
     check_preprocessing(chain)
-    check_exit_statistics(chain)
+    check_exit_state(chain)
     if chain.device.type != "meta":
         check_split(chain)
     return chain

@@ -62,7 +62,8 @@ class Pruned:
     outcome: PruneOutcome
 
 
-def _silent(description: str, images: int) -> AbstractContextManager[trajectory.OnBatch]:
+def silent(description: str, images: int) -> AbstractContextManager[trajectory.OnBatch]:
+    """Show no progress."""
     return nullcontext(lambda done: None)
 
 
@@ -126,7 +127,7 @@ def analyze(
     *,
     tol: float = DEFAULT_TOLERANCE,
     drops: bool = True,
-    progress: Progress = _silent,
+    progress: Progress = silent,
     **options: Any,
 ) -> Analysis:
     """Measure all exits, residuals and drop effects.
@@ -149,7 +150,7 @@ def analyze(
 
 
 def choose(
-    chain: ResidualChain, data: Data | None = None, *, tol: float, progress: Progress = _silent, **options: Any
+    chain: ResidualChain, data: Data | None = None, *, tol: float, progress: Progress = silent, **options: Any
 ) -> tuple[PrunePlan, DataSummary]:
     """Return the tail rule's plan for a tolerance, and the images it was chosen on.
 
@@ -172,7 +173,7 @@ def prune(
     data: Data | None = None,
     *,
     choice: DataSummary | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
     **options: Any,
 ) -> Pruned:
     """Carry a plan out and verify it, on the data or else on seeded inputs; the chain is left as it is.
@@ -253,7 +254,7 @@ def remedies(
 
 
 def evaluate(
-    chain: ResidualChain, data: Data | None = None, *, progress: Progress = _silent, **options: Any
+    chain: ResidualChain, data: Data | None = None, *, progress: Progress = silent, **options: Any
 ) -> tuple[Evaluation, DataSummary]:
     """Return accuracy and loss of the network itself, and the images they were measured on."""
     options.setdefault("order", TEST_FIRST)

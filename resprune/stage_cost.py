@@ -7,35 +7,106 @@ Source: equation (3) and Theorem 1 of the paper:
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resprune.chain import Block, ResidualChain
+from resprune.errors import ArchitectureError
+from resprune.families.layers import leaves
 
 
-def stage_cost(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
-    """Return ``sum_{k<N} gamma L(yhat_k) + L(yhat_N)``, L the mean cross-entropy in nats.
+class StageCost(NamedTuple):
+    """The data's part of the objective, and the losses that it is made of.
+
+    Attributes:
+        total: Scalar to be minimised.
+        losses: (N + 1,) mean cross-entropy of every exit and the final output, in nats.
+        distillation: Scalar, ``temperature^2 KL(teacher || final)``; None without a teacher.
+    """
+
+    total: Tensor
+    losses: Tensor
+    distillation: Tensor | None
+
+
+def stage_cost(
+    logits: Tensor,
+    targets: Tensor,
+    gamma: float,
+    *,
+    label_smoothing: float = 0.0,
+    teacher: Tensor | None = None,
+    teacher_weight: float = 0.0,
+    temperature: float = 1.0,
+) -> StageCost:
+    """Return ``sum_{k<N} gamma L(yhat_k) + L(yhat_N)``, L the mean cross-entropy.
+
+    With a teacher the final output's loss is ``(1 - w) L(yhat_N) + w T^2 KL(teacher || yhat_N)``, both
+    softened by the temperature T (Hinton, Vinyals, Dean 2015).
 
     Args:
         logits: (n, N + 1, classes), exits 0..N-1 and the network's output.
-        targets: Class indices (n,).
+        targets: Class indices (n,), or probabilities (n, classes).
         gamma: Weight of every exit's loss; 0 is standard training.
+        label_smoothing: Probability that is spread over all classes.
+        teacher: Logits (n, classes) of the network to stay close to.
+        teacher_weight: w, from 0 to 1.
+        temperature: T.
     """
-    n, exits, classes = logits.shape
-    losses = F.cross_entropy(
-        logits.reshape(n * exits, classes), targets.repeat_interleave(exits), reduction="none"
+    n, exits, _ = logits.shape
+    each = F.cross_entropy(
+        logits.flatten(0, 1),
+        targets.repeat_interleave(exits, dim=0),
+        reduction="none",
+        label_smoothing=label_smoothing,
     )
-    per_exit = losses.view(n, exits).mean(0)
-    return gamma * per_exit[:-1].sum() + per_exit[-1]
+    losses = each.view(n, exits).mean(0)
+    final, distillation = losses[-1], None
+    if teacher is not None and teacher_weight:
+        distillation = temperature**2 * F.kl_div(
+            F.log_softmax(logits[:, -1] / temperature, dim=1),
+            F.log_softmax(teacher / temperature, dim=1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        final = (1 - teacher_weight) * final + teacher_weight * distillation
+    total = final + gamma * losses[:-1].sum() if gamma else final
+    return StageCost(total, losses.detach(), None if distillation is None else distillation.detach())
+
+
+def branch_penalty(chain: ResidualChain, branch_decay: float) -> float:
+    """Return ``lambda / 2 * sum_k ||w_F,k||^2`` (Theorem 1)."""
+    squares = [p.detach().square().sum() for block in chain.blocks for p in block.branch.parameters()]
+    return 0.5 * branch_decay * float(torch.stack(squares).sum())
 
 
 def vanishing_group(block: Block) -> list[nn.Parameter]:
-    """Return the parameters that switch the branch off: its last convolution, and the norm after it."""
-    layers = list(block.branch)
-    last = max(index for index, layer in enumerate(layers) if isinstance(layer, nn.Conv2d))
-    return [parameter for layer in layers[last:] for parameter in layer.parameters()]
+    """Return the parameters that switch the branch off: its last convolution, and what follows it.
+
+    Empty where the branch does not end in a convolution that is known to be run after all others.
+    """
+    layers = leaves(block.branch)
+    convolutions = [index for index, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
+    tail = layers[convolutions[-1] :] if convolutions else []
+    return [parameter for layer in tail for parameter in layer.parameters()]
+
+
+def check_vanishing(chain: ResidualChain) -> None:
+    """Check that every branch can be switched off.
+
+    Raises:
+        ArchitectureError: where one cannot.
+    """
+    for block in chain.blocks:
+        if not vanishing_group(block):
+            raise ArchitectureError(
+                "its branch has no last convolution that could be set to zero",
+                where=block.path,
+                hint="fine-tune without vanishing branches",
+            )
 
 
 LOG_SCALE = 0.1
@@ -43,7 +114,7 @@ LOG_SCALE = 0.1
 
 
 @torch.no_grad()
-def shrink_branches(chain: ResidualChain, step: float) -> int:
+def shrink_branches(chain: ResidualChain, step: float) -> None:
     """Take one proximal step of ``step * sqrt(size) * log(1 + ||group|| / LOG_SCALE)``, in place.
 
     Each branch is one group (see `vanishing_group`). The logarithm is the reweighted group lasso (Candes,
@@ -54,18 +125,19 @@ def shrink_branches(chain: ResidualChain, step: float) -> int:
     Args:
         chain: Whose branches shrink.
         step: Learning rate times strength of the penalty.
-
-    Returns:
-        Number of branches that are exactly zero.
     """
-    zero = 0
     for block in chain.blocks:
         group = vanishing_group(block)
-        norm = math.sqrt(sum(float(parameter.square().sum()) for parameter in group))
+        norm = torch.stack([parameter.square().sum() for parameter in group]).sum().sqrt()
         size = sum(parameter.numel() for parameter in group)
         threshold = step * math.sqrt(size) / (LOG_SCALE + norm)
-        scale = max(0.0, 1.0 - threshold / norm) if norm > 0 else 0.0
+        # Without a look at the number: that would make a GPU wait. A zero group stays zero.
+        scale = (1 - threshold / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_min(0)
         for parameter in group:
-            parameter.mul_(scale) if scale else parameter.zero_()
-        zero += scale == 0.0
-    return zero
+            parameter.mul_(scale)
+
+
+def zero_branches(chain: ResidualChain) -> tuple[int, ...]:
+    """Return the blocks that `vanishing_group` switches off: dropping them is exact."""
+    groups = {block.index: vanishing_group(block) for block in chain.blocks}
+    return tuple(index for index, group in groups.items() if group and not any(map(torch.any, group)))

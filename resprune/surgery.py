@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from resprune import families
-from resprune.chain import ExitStatistics, ResidualChain, assemble
+from resprune.chain import ResidualChain, assemble
 from resprune.errors import UsageError
 from resprune.records import BARE, GONE, WHOLE, Architecture, PrunePlan
 
@@ -21,7 +21,7 @@ def remove_blocks(chain: ResidualChain, plan: PrunePlan) -> ResidualChain:
     """Return the SubResNet that a plan describes: removed blocks are reduced to their skip steps.
 
     A skip step that does nothing leaves nothing behind; others stay under their native names. Where the
-    exits have batch-norm statistics of their own and the plan is a tail, the head and the skip steps
+    exits have batch-norm statistics or heads of their own and the plan is a tail, the head and the skip steps
     behind the cut take those of exit M (Definition 1 and Lemma 2 of the paper).
 
     Args:
@@ -35,9 +35,11 @@ def remove_blocks(chain: ResidualChain, plan: PrunePlan) -> ResidualChain:
     memo: dict[int, Any] = {}
     network = copy.deepcopy(chain.network, memo)
     families.reduce(network, chain.family.split(network, chain.architecture), letters)
-    twins = {memo[id(norm)]: path for norm, path in chain.named_norms().items()}
-    statistics = _move_exit_statistics(network, chain.exit_statistics, twins, plan)
-    return assemble(network, architecture, chain.preprocessing, chain.origin, statistics, chain.family)
+    pruned = assemble(network, architecture, chain.preprocessing, chain.origin, family=chain.family)
+    if not plan.is_tail:
+        return pruned  # nothing of the exits' own describes a network with blocks removed from its middle
+    twins = {name: memo[key] for key, name in chain.tensor_names().items()}
+    return replace(pruned, exit_state=_move_exit_state(pruned, chain.exit_state, twins, plan.depth))
 
 
 def reduced_architecture(chain: ResidualChain, plan: PrunePlan) -> Architecture:
@@ -78,31 +80,26 @@ def _overlay(before: str, after: str) -> str:
 
 
 @torch.no_grad()
-def _move_exit_statistics(
-    network: nn.Module,
-    statistics: Mapping[str, ExitStatistics],
-    twins: Mapping[object, str],
-    plan: PrunePlan,
-) -> dict[str, ExitStatistics]:
-    """Give exit M's statistics to the norms behind the cut; return those of the exits before it.
+def _move_exit_state(
+    pruned: ResidualChain, rows: Mapping[str, Tensor], twins: Mapping[str, Tensor], depth: int
+) -> dict[str, Tensor]:
+    """Give exit M's tensors to the network behind the cut, in place; return those of the exits before it.
 
-    After a removal from the middle no exit's statistics describe the new network: none are kept.
+    Args:
+        pruned: SubResNet-M.
+        rows: Name in the origin -> (exits, ...).
+        twins: Name in the origin -> its copy, which the pruned network may have under another name.
+        depth: M.
     """
-    moved: dict[str, ExitStatistics] = {}
-    if not plan.is_tail:
-        return moved
-    depth = plan.depth
-    for path, norm in network.named_modules():
-        old = statistics.get(twins.get(norm, ""))
-        if old is None or not isinstance(norm, nn.BatchNorm2d):
+    names, moved = pruned.tensor_names(), {}
+    for name, own in rows.items():
+        twin = twins[name]
+        if id(twin) not in names:
             continue
-        rows = len(old.mean)
-        if depth < rows and norm.running_mean is not None and norm.running_var is not None:
-            norm.running_mean.copy_(old.mean[depth])
-            norm.running_var.copy_(old.var[depth])
-        keep = min(depth, rows)
-        if keep:
-            moved[path] = ExitStatistics(old.mean[:keep].clone(), old.var[:keep].clone())
+        if depth < len(own):
+            twin.copy_(own[depth])
+        if depth:
+            moved[names[id(twin)]] = own[:depth].clone()
     return moved
 
 

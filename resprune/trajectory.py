@@ -28,6 +28,7 @@ class Tally:
     """
 
     def __init__(self, networks: int) -> None:
+        self.networks = networks
         self.samples = 0
         self.labelled = True
         self._sums = torch.zeros(3, networks, dtype=torch.float64)
@@ -56,6 +57,12 @@ class Tally:
         rank = ahead.sum(2)
         sums = torch.stack([losses.view(n, networks).double(), (rank == 0).double(), (rank < 5).double()])
         self._sums += sums.sum(1).cpu()
+
+    def combine(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Take in the tallies of other processes; ``total`` gives the sum of a tensor over all of them."""
+        state = total(torch.tensor([self.samples, 0 if self.labelled else 1]))
+        self.samples, self.labelled = int(state[0]), int(state[1]) == 0
+        self._sums = total(self._sums)
 
     def result(self, network: int = -1) -> Evaluation:
         """Return accuracies and mean loss of one of the networks."""

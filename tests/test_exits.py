@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import ARCHITECTURES, make_chain, make_images
 from torch import Tensor, nn
 
 from resprune import exits
-from resprune.chain import ExitStatistics, ResidualChain, assemble
+from resprune.chain import ResidualChain
 from resprune.exits import SkipChainExits
+from resprune.records import Heads
+from resprune.training.student import own_exit_state
 
 
 def loop(chain: ResidualChain, images: Tensor) -> Tensor:
@@ -73,48 +77,45 @@ def test_states_are_cut_down_before_they_are_stored() -> None:
     assert not kept
 
 
-def with_statistics(chain: ResidualChain) -> ResidualChain:
-    """Give every exit random statistics of its own at every norm on its way."""
+def with_own(chain: ResidualChain, heads: Heads = "shared") -> ResidualChain:
+    """Give every exit random statistics of its own at every norm on its way, or random heads too."""
     generator = torch.Generator().manual_seed(3)
-    statistics = {}
-    for path, norm in SkipChainExits(chain, own_statistics=True).norms.items():
-        shape = norm.statistics.mean.shape
-        mean, var = torch.randn(shape, generator=generator), torch.rand(shape, generator=generator) + 0.5
-        statistics[path] = ExitStatistics(mean, var)
-    return assemble(chain.network, chain.architecture, chain.preprocessing, chain.origin, statistics)
+    state = {}
+    for name, rows in own_exit_state(chain, heads).items():
+        draw = torch.rand if name.endswith("running_var") else torch.randn
+        state[name] = draw(rows.shape, generator=generator) * rows[0].numel() ** -0.5 + 0.5
+    return replace(chain, exit_state=state)
 
 
-def loop_with_statistics(chain: ResidualChain, images: Tensor) -> Tensor:
-    """As `loop`, with exit k's statistics put into the native norms while exit k is computed."""
-    norms = {path: layer for layer, path in chain.named_norms().items()}
+def loop_with_own(chain: ResidualChain, images: Tensor) -> Tensor:
+    """As `loop`, with exit k's rows put into the native tensors while exit k is computed."""
+    native = chain.network.state_dict()
     logits = []
     for k in range(chain.depth):
         x = chain.stem(images)
         for block in chain.blocks[:k]:
             x = block(x)
-        saved = {}
-        for path, own in chain.exit_statistics.items():
-            norm = norms[path]
-            if k < len(own.mean):
-                saved[path] = norm.running_mean, norm.running_var
-                norm.running_mean, norm.running_var = own.mean[k], own.var[k]
+        own = {name: rows[k] for name, rows in chain.exit_state.items() if k < len(rows)}
+        saved = {name: native[name].clone() for name in own}
+        for name, row in own.items():
+            native[name].copy_(row)
         for block in chain.blocks[k:]:
             x = block.skip(x)
         logits.append(chain.head(x))
-        for path, (mean, var) in saved.items():
-            norms[path].running_mean, norms[path].running_var = mean, var
+        for name, tensor in saved.items():
+            native[name].copy_(tensor)
     return torch.stack([*logits, chain(images)], dim=1)
 
 
-@pytest.mark.parametrize("name", ["preact homogeneous", "torchvision basic", "torchvision bottleneck"])
+@pytest.mark.parametrize("heads", ["shared", "separate"])
 @pytest.mark.parametrize("batch_bytes", [1, 1 << 30])
 @torch.inference_mode()
-def test_own_statistics_equal_the_loop(name: str, batch_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_statistics_and_heads_equal_the_loop(
+    chain: ResidualChain, images: Tensor, heads: Heads, batch_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(exits, "BATCH_BYTES", batch_bytes)
-    chain = with_statistics(make_chain(ARCHITECTURES[name]))
-    assert chain.exit_statistics
-    images = make_images(chain, 4)
-    expected = loop_with_statistics(chain, images)
+    chain = with_own(chain, heads)
+    expected = loop_with_own(chain, images)
     torch.testing.assert_close(SkipChainExits(chain)(images), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -123,8 +124,7 @@ def test_training_mode_gives_every_exit_batch_statistics_of_its_own(name: str) -
     chain = make_chain(ARCHITECTURES[name])
     images = make_images(chain, 6)
     chain.network.requires_grad_(True).train()
-    ladder = SkipChainExits(chain, own_statistics=True)
-    logits = ladder(images)
+    logits = SkipChainExits(replace(chain, exit_state=own_exit_state(chain, "shared")))(images)
     # The same by a loop: in training mode each call of the head normalises with its own batch's statistics.
     x, expected = chain.stem(images), []
     for k in range(chain.depth):
@@ -142,9 +142,9 @@ def test_training_mode_gives_every_exit_batch_statistics_of_its_own(name: str) -
 def test_training_mode_updates_the_statistics_of_the_exits_alone_and_in_place() -> None:
     chain = make_chain(ARCHITECTURES["preact homogeneous"])
     chain.network.train()
-    ladder = SkipChainExits(chain, own_statistics=True)
-    before = ladder.norms["norm"].statistics.mean.clone()
-    ladder(make_images(chain, 6))
-    after = ladder.norms["norm"].statistics.mean
+    chain = replace(chain, exit_state=own_exit_state(chain, "shared"))
+    before = chain.exit_state["norm.running_mean"].clone()
+    SkipChainExits(chain)(make_images(chain, 6))
+    after = chain.exit_state["norm.running_mean"]
     assert after.shape == (chain.depth, 8)
     assert bool((after != before).any(dim=1).all())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ARCHITECTURES, make_chain, make_images
-from test_exits import with_statistics
+from test_exits import with_own
 
 from resprune import pipeline
 from resprune.chain import ResidualChain
@@ -108,7 +108,7 @@ def test_a_stage_of_which_the_projection_is_left_is_no_stock_class(tmp_path: Pat
 
 @torch.inference_mode()
 def test_exit_statistics_come_back(tmp_path: Path) -> None:
-    chain = with_statistics(make_chain(ARCHITECTURES["preact homogeneous"]))
+    chain = with_own(make_chain(ARCHITECTURES["preact homogeneous"]))
     pruned, images = prune(chain, 4), make_images(chain, 3)
     pipeline.save(pruned, tmp_path / "out")
     back = pipeline.load(tmp_path / "out", device="cpu")

@@ -166,11 +166,11 @@ def test_cut_weights_in_a_folder_are_refused(folder: Path) -> None:
 
 
 EXITS: dict[str, tuple[str, Tensor, Tensor | None, str]] = {
-    "unpaired": ("bn1", torch.ones(2, 8), None, "lacks 'bn1.running_var'"),
-    "scalar": ("bn1", torch.tensor(1.0), torch.tensor(1.0), "bn1 has no means and variances"),
-    "negative": ("bn1", torch.ones(2, 8), -torch.ones(2, 8), "bn1 has no means and variances"),
-    "unknown": ("x", torch.ones(2, 8), torch.ones(2, 8), "do not fit the norm 'x'"),
-    "width": ("bn1", torch.ones(2, 9), torch.ones(2, 9), "do not fit the norm 'bn1'"),
+    "unpaired": ("bn1", torch.ones(2, 8), None, "lacks bn1.running_var"),
+    "scalar": ("bn1", torch.tensor(1.0), torch.tensor(1.0), "bn1.running_mean has no row for every exit"),
+    "negative": ("bn1", torch.ones(2, 8), -torch.ones(2, 8), "bn1.running_var holds negative variances"),
+    "unknown": ("x", torch.ones(2, 8), torch.ones(2, 8), "the network has no such tensor"),
+    "width": ("bn1", torch.ones(2, 9), torch.ones(2, 9), "the network's is (8,)"),
 }
 
 

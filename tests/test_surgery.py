@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import ARCHITECTURES, make_chain, make_images
-from test_exits import loop, loop_with_statistics, with_statistics
+from test_exits import loop, loop_with_own, with_own
 from torch import Tensor
 
 from resprune.chain import ResidualChain
 from resprune.errors import UsageError, VerificationError
 from resprune.exits import SkipChainExits
-from resprune.records import PrunePlan
+from resprune.records import Heads, PrunePlan
 from resprune.selection import select
 from resprune.surgery import remove_blocks, skip_blocks
 from resprune.verify import verify
@@ -81,12 +81,13 @@ def test_nothing_is_shared_and_nothing_changed(chain: ResidualChain, images: Ten
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
-@pytest.mark.parametrize("name", ["preact homogeneous", "torchvision basic"])
+@pytest.mark.parametrize("heads", ["shared", "separate"])
+@pytest.mark.parametrize("name", ["preact homogeneous", "torchvision basic", "cifar option A"])
 @torch.inference_mode()
-def test_the_head_takes_the_statistics_of_its_exit(name: str) -> None:
-    chain = with_statistics(make_chain(ARCHITECTURES[name]))
+def test_the_head_takes_what_its_exit_has_of_its_own(name: str, heads: Heads) -> None:
+    chain = with_own(make_chain(ARCHITECTURES[name]), heads)
     images = make_images(chain, 4)
-    expected = loop_with_statistics(chain, images)
+    expected = loop_with_own(chain, images)
     for depth in range(chain.depth + 1):
         sub = remove_blocks(chain, select(depth=depth, blocks=chain.depth))
         torch.testing.assert_close(sub.network(images), expected[:, depth], rtol=1e-4, atol=1e-4)

@@ -19,7 +19,19 @@ from resprune.errors import OutputError
 
 REPORT_FILE = "report.json"
 CARD_FILE = "README.md"
-_FILES = {WEIGHTS_FILE, EXITS_FILE, CONFIG_FILE, REPORT_FILE, CARD_FILE}
+STATE_FILE = "last.pt"
+METRICS_FILE = "metrics.jsonl"
+TRACKS_FOLDER = "tracks"
+_FILES = {
+    WEIGHTS_FILE,
+    EXITS_FILE,
+    CONFIG_FILE,
+    REPORT_FILE,
+    CARD_FILE,
+    STATE_FILE,
+    METRICS_FILE,
+    TRACKS_FOLDER,
+}
 
 
 def refuse_existing(folder: Path, force: bool) -> None:
@@ -48,8 +60,9 @@ def _is_ours(folder: Path) -> bool:
     """Whether a folder is empty, or holds what resprune writes and nothing else."""
     if folder.is_symlink() or not folder.is_dir():
         return False
-    names = {entry.name for entry in folder.iterdir()}
-    if not names:
+    # A run that was killed may have left a draft.
+    names = {entry.name for entry in folder.iterdir() if not entry.name.endswith(".draft")}
+    if not names or {STATE_FILE} <= names <= _FILES:  # a run of `finetune`, finished or not
         return True
     if CONFIG_FILE not in names or not names <= _FILES:
         return False
@@ -88,7 +101,7 @@ def whole_or_nothing(folder: Path, force: bool) -> Iterator[Path]:
 
 
 def write_network(chain: ResidualChain, folder: Path, provenance: dict[str, Any] | None = None) -> None:
-    """Write weights, exit statistics and config into an existing folder.
+    """Write weights, what the exits have of their own, and config into an existing folder.
 
     Args:
         chain: Its native names become the tensors' names.
@@ -97,10 +110,7 @@ def write_network(chain: ResidualChain, folder: Path, provenance: dict[str, Any]
     """
     tensors = {name: tensor.contiguous().cpu() for name, tensor in chain.network.state_dict().items()}
     _save(tensors, folder / WEIGHTS_FILE)
-    exits = {}
-    for path, statistics in chain.exit_statistics.items():
-        exits[f"{path}.running_mean"] = statistics.mean.contiguous().cpu()
-        exits[f"{path}.running_var"] = statistics.var.contiguous().cpu()
+    exits = {name: rows.detach().contiguous().cpu() for name, rows in chain.exit_state.items()}
     if exits:
         _save(exits, folder / EXITS_FILE)
     write_json(folder / CONFIG_FILE, _config(chain, provenance or {}))

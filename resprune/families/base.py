@@ -85,6 +85,9 @@ class Family(ABC):
 
     name: str
 
+    def __deepcopy__(self, memo: object) -> Family:
+        return self  # an adapter has no state: the copy of a network belongs to the same one
+
     @abstractmethod
     def split(self, network: nn.Module, architecture: Architecture) -> Parts:
         """Take a native network apart; blocks may have been reduced to `BareStep` before."""

@@ -26,6 +26,13 @@ def leaves(module: nn.Module) -> list[nn.Module]:
     return [leaf for child in children if child is not None for leaf in leaves(child)]
 
 
+def is_global_pool(module: nn.Module) -> bool:
+    """Whether a layer leaves one value of each channel."""
+    known = type(module).__name__ in ("AdaptiveAvgPool2d", "SelectAdaptivePool2d")  # timm's, without timm
+    size = getattr(module, "output_size", getattr(getattr(module, "pool", None), "output_size", None))
+    return known and size in (1, (1, 1))
+
+
 class Subsample(nn.Module):
     """Every ``stride``-th pixel: (n, c, h, w) -> (n, c, ceil(h / stride), ceil(w / stride))."""
 

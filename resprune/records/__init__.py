@@ -26,11 +26,13 @@ from resprune.records.results import (
     Trajectory,
     Verification,
 )
+from resprune.records.training import RECIPES, EpochRow, FinetuneOutcome, Heads, Recipe
 
 __all__ = [
     "BARE",
     "GONE",
     "READ_SAFELY",
+    "RECIPES",
     "WHOLE",
     "Analysis",
     "Architecture",
@@ -38,13 +40,17 @@ __all__ = [
     "BlockRow",
     "Claim",
     "DataSummary",
+    "EpochRow",
     "Evaluation",
+    "FinetuneOutcome",
+    "Heads",
     "NetworkSummary",
     "Origin",
     "Preprocessing",
     "PruneOutcome",
     "PrunePlan",
     "Reading",
+    "Recipe",
     "Remedy",
     "Trajectory",
     "Variants",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import PurePath
 
-from resprune.records import Evaluation, PruneOutcome
+from resprune.records import Evaluation, FinetuneOutcome, PruneOutcome
 
 
 def model_card(outcome: PruneOutcome, folder: str) -> str:
@@ -22,14 +22,7 @@ def model_card(outcome: PruneOutcome, folder: str) -> str:
         split = f", split {outcome.data.split}" if outcome.data.split else ""
         measured = f"{PurePath(outcome.data.spec).name}{split}, {outcome.data.samples} images"
     removed = ", ".join(map(str, plan.removed)) or "none"
-    library = "timm" if outcome.loads_in_timm else "resprune"
-    return f"""---
-library_name: {library}
-tags:
-- image-classification
-- resprune
----
-
+    return f"""{_front_matter(outcome)}
 # {folder}
 
 {result.architecture.name}: `{source}` ({origin.architecture.name}) with {len(plan.removed)} of its
@@ -50,7 +43,63 @@ Measured on {measured}.
 - Origin: SHA-256 `{origin.origin.sha256}`.
 - Input: {_recipe(outcome)}.
 
-## Load it
+{_loading(outcome, folder)}"""
+
+
+def finetuned_card(outcome: FinetuneOutcome, folder: str) -> str:
+    """Return the ``README.md`` of a fine-tuned network's folder.
+
+    Args:
+        outcome: What was done so far.
+        folder: The folder's name, for the examples.
+    """
+    origin, recipe, best, start = outcome.origin, outcome.recipe, outcome.best, outcome.rows[0]
+    measured = "nothing was held out"
+    if outcome.held_out is not None:
+        measured = f"{outcome.held_out.samples} training images that were held out"
+    teacher = ""
+    if outcome.teacher is not None:
+        teacher = f", distillation from {PurePath(outcome.teacher).name}, weight {recipe.teacher_weight:g}"
+        teacher += f", temperature {recipe.temperature:g}"
+    gamma = f"{recipe.gamma:g}" + ("" if recipe.gamma_end is None else f" to {recipe.gamma_end:g}")
+    return f"""{_front_matter(outcome)}
+# {folder}
+
+{outcome.result.architecture.name}: `{PurePath(origin.origin.path).name}` trained with the stage cost by
+resprune {version("resprune")}, epoch {best.epoch} of {outcome.epochs}.
+
+| | before | after |
+|---|---|---|
+| accuracy | {_accuracy(start.final)} | {_accuracy(best.final)} |
+| loss (nats) | {_loss(start.final)} | {_loss(best.final)} |
+| mean accuracy of the last stage's exits | {_share(start.last_stage_accuracy)} | {_share(best.last_stage_accuracy)} |
+| branches that are exactly zero | {len(start.zero_branches)} | {len(best.zero_branches)} |
+
+Measured on {measured}; the test images were not looked at.
+
+- Trained on {outcome.data.samples} images of {PurePath(outcome.data.spec).name}: gamma {gamma},
+  lambda {recipe.branch_decay:g}, vanish {recipe.vanish:g}, rate {recipe.rate:g},
+  batches of {recipe.batch_size}{teacher}.
+- Exit heads: {outcome.heads}. `config.json` has the whole recipe, `metrics.jsonl` the figures of every epoch.
+- Origin: SHA-256 `{origin.origin.sha256 or "none, trained from scratch"}`.
+- Input: {_recipe(outcome)}.
+
+{_loading(outcome, folder)}"""
+
+
+def _front_matter(outcome: PruneOutcome | FinetuneOutcome) -> str:
+    library = "timm" if outcome.loads_in_timm else "resprune"
+    return f"""---
+library_name: {library}
+tags:
+- image-classification
+- resprune
+---
+"""
+
+
+def _loading(outcome: PruneOutcome | FinetuneOutcome, folder: str) -> str:
+    return f"""## Load it
 
 ```python
 {_load(outcome, folder)}
@@ -58,22 +107,28 @@ Measured on {measured}.
 """
 
 
-def _accuracy(evaluation: Evaluation) -> str:
-    return "not measured" if evaluation.accuracy is None else f"{100 * evaluation.accuracy:.2f} %"
+def _share(fraction: float | None) -> str:
+    return "not measured" if fraction is None else f"{100 * fraction:.2f} %"
 
 
-def _loss(evaluation: Evaluation) -> str:
-    return "not measured" if evaluation.loss is None else f"{evaluation.loss:.4f}"
+def _accuracy(evaluation: Evaluation | None) -> str:
+    return _share(None if evaluation is None else evaluation.accuracy)
 
 
-def _recipe(outcome: PruneOutcome) -> str:
+def _loss(evaluation: Evaluation | None) -> str:
+    if evaluation is None or evaluation.loss is None:
+        return "not measured"
+    return f"{evaluation.loss:.4f}"
+
+
+def _recipe(outcome: PruneOutcome | FinetuneOutcome) -> str:
     recipe = outcome.preprocessing
     scale = "" if recipe.resize is None else f"shorter side scaled to {recipe.resize}, centre crop, "
     size = f"{recipe.channels} x {recipe.height} x {recipe.width}"
     return f"{scale}{size}, mean {recipe.mean}, standard deviation {recipe.std} of [0, 1] pixels"
 
 
-def _load(outcome: PruneOutcome, folder: str) -> str:
+def _load(outcome: PruneOutcome | FinetuneOutcome, folder: str) -> str:
     if outcome.loads_in_timm:
         return f'import timm\n\nmodel = timm.create_model("local-dir:{folder}", pretrained=True).eval()'
     if outcome.needs_family:

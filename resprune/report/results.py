@@ -11,7 +11,9 @@ from resprune.records import (
     WHOLE,
     Analysis,
     DataSummary,
+    EpochRow,
     Evaluation,
+    FinetuneOutcome,
     NetworkSummary,
     Preprocessing,
     PruneOutcome,
@@ -102,10 +104,63 @@ def evaluate(network: NetworkSummary, data: DataSummary, evaluation: Evaluation)
     }
 
 
-def provenance(outcome: PruneOutcome) -> dict[str, Any]:
-    """Return what a pruned network's config says of its making."""
+def epochs(outcome: FinetuneOutcome) -> list[dict[str, Any]]:
+    """Return the lines of ``metrics.jsonl``, one object for every epoch."""
+    best, lines = 0, []
+    for row in outcome.rows:
+        best = row.epoch if row.best else best
+        lines.append(_epoch(outcome, row) | {"best_epoch": best})
+    return lines
+
+
+def finetune(outcome: FinetuneOutcome) -> dict[str, Any]:
+    """Return what ``resprune finetune --json`` prints, but for ``output``: the last epoch's line."""
+    return epochs(outcome)[-1]
+
+
+def flat(line: dict[str, Any]) -> dict[str, float]:
+    """Return the numbers of an object under one name each, as experiment trackers take them."""
+    found: dict[str, float] = {}
+    for key, value in line.items():
+        if isinstance(value, dict) and key in ("train", "final"):
+            found |= {f"{key}/{name}": number for name, number in value.items() if number is not None}
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[key] = value
+    for k, figures in enumerate(line.get("exits", ())):
+        found |= {f"exit_{name}/{k}": number for name, number in figures.items() if number is not None}
+    return found | {"zero_branches": len(line.get("zero_branches", ()))}
+
+
+def _epoch(outcome: FinetuneOutcome, row: EpochRow) -> dict[str, Any]:
+    return _head("finetune", outcome.origin, outcome.data) | {
+        "held_out": None if outcome.held_out is None else _data(outcome.held_out),
+        "epoch": row.epoch,
+        "epochs": outcome.epochs,
+        "steps": row.steps,
+        "seconds": row.seconds,
+        "images_per_second": row.images_per_second,
+        "rate": row.rate,
+        "gamma": row.gamma,
+        "train": {
+            "objective": row.objective,
+            "loss": row.train_loss,
+            "exit_loss": row.train_exit_loss,
+            "distillation": row.train_distillation,
+            "branch_penalty": row.branch_penalty,
+        },
+        "final": {"accuracy": None, "loss": None} if row.final is None else _figures(row.final),
+        "exits": [_figures(evaluation) for evaluation in row.exits],
+        "last_stage_accuracy": row.last_stage_accuracy,
+        "zero_branches": list(row.zero_branches),
+        "score": row.score,
+        "best": row.best,
+    }
+
+
+def provenance(outcome: PruneOutcome | FinetuneOutcome) -> dict[str, Any]:
+    """Return what a network's config says of its making."""
     origin = outcome.origin
-    return {
+    made: dict[str, Any] = {
         "version": version("resprune"),
         "torch": version("torch"),
         "origin": {
@@ -113,14 +168,16 @@ def provenance(outcome: PruneOutcome) -> dict[str, Any]:
             "sha256": origin.origin.sha256,
             "architecture": origin.architecture.to_json(),
         },
-        "plan": plan(outcome.plan),
     }
+    if isinstance(outcome, FinetuneOutcome):
+        return made | {"recipe": outcome.recipe.to_json(), "heads": outcome.heads, "epoch": outcome.best.epoch}
+    return made | {"plan": plan(outcome.plan)}
 
 
 def portable(report: dict[str, Any]) -> dict[str, Any]:
     """Return a report whose paths are names only: a folder that travels says nothing of this machine."""
     report = dict(report)
-    for key, name in (("checkpoint", "path"), ("data", "spec"), ("choice", "spec")):
+    for key, name in (("checkpoint", "path"), ("data", "spec"), ("choice", "spec"), ("held_out", "spec")):
         if report.get(key):
             report[key] = report[key] | {name: PurePath(report[key][name]).name}
     return report

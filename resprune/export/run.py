@@ -1,0 +1,154 @@
+"""The folder of a run: the best network so far as a checkpoint like any other, and the state to go on from.
+
+Files are replaced one by one, each of them whole. ``last.pt`` is written first and says which epoch was best,
+so a run that is killed between two files mends the folder when it goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resprune.chain import ResidualChain
+from resprune.checkpoint import CONFIG_FILE
+from resprune.errors import CheckpointError, OutputError, UsageError
+from resprune.export import folder as output
+from resprune.export.folder import METRICS_FILE, STATE_FILE
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run writes.
+
+    Attributes:
+        path: The folder.
+        identity: What makes a run this run and no other; JSON values by name.
+    """
+
+    path: Path
+    identity: dict[str, Any]
+
+    def begin(self, *, resume: bool, force: bool) -> dict[str, Any] | None:
+        """Make the folder ready, and return the state to go on from, or None for a run from the start.
+
+        Raises:
+            OutputError: where the folder holds something else, or cannot be written.
+            UsageError: where it belongs to another run.
+            CheckpointError: where its state cannot be read.
+        """
+        if resume:
+            state = self.state()
+            if state is not None:
+                return state
+        if not resume or self.path.exists():
+            output.refuse_existing(self.path, force)
+        try:
+            if self.path.is_dir():
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        return None
+
+    def state(self) -> dict[str, Any] | None:
+        """Return the state that was written last, or None where there is no folder yet.
+
+        Raises:
+            CheckpointError: where it cannot be read.
+            UsageError: where it belongs to another run.
+        """
+        path = self.path / STATE_FILE
+        if not path.exists():
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise UsageError(
+                    f"no run to resume, {STATE_FILE} is missing", where=self.path, hint="leave --resume out"
+                )
+            return None
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            identity = state["identity"]
+        except Exception as error:  # torch.load raises whatever a damaged file makes it stumble over
+            raise CheckpointError(
+                f"no state of a run ({type(error).__name__})", where=path, hint="start anew with --force"
+            ) from error
+        for name, mine in self.identity.items():
+            if mine != identity.get(name):
+                raise UsageError(
+                    f"belongs to another run: {_difference(name, mine, identity.get(name))}",
+                    where=self.path,
+                    hint="repeat that run's command with --resume, or choose another --out",
+                )
+        return state
+
+    def write_state(self, state: dict[str, Any]) -> None:
+        """Write what a run needs to go on, whole or not at all.
+
+        Raises:
+            OutputError: where it cannot be written; what was there stays.
+        """
+        content = state | {"identity": self.identity}
+        self._replace(STATE_FILE, lambda draft: torch.save(content, draft))
+
+    def write_metrics(self, lines: list[dict[str, Any]]) -> None:
+        """Write one JSON object a line for every epoch, whole or not at all."""
+        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+        self._replace(METRICS_FILE, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+    def write_network(self, chain: ResidualChain, provenance: dict[str, Any], card: str) -> None:
+        """Put a network into the folder in the place of the one before.
+
+        The config goes first and comes back last: without it the folder is no checkpoint, so that weights
+        of two epochs are never taken for one network.
+        """
+        draft = self.path / ".network.draft"
+        try:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+            output.write_network(chain, draft, provenance)
+            (draft / output.CARD_FILE).write_text(card, encoding="utf-8")
+            files = sorted(draft.iterdir(), key=lambda file: file.name == CONFIG_FILE)
+            (self.path / CONFIG_FILE).unlink(missing_ok=True)
+            for file in files:
+                file.replace(self.path / file.name)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def _replace(self, name: str, write: Any) -> None:
+        draft = self.path / f".{name}.draft"
+        try:
+            write(draft)
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())
+            draft.replace(self.path / name)
+        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
+            raise _unwritable(self.path / name, error) from error
+        finally:
+            with suppress(OSError):
+                draft.unlink()
+
+
+def _difference(name: str, mine: Any, other: Any) -> str:
+    """Say in words what differs, down to the one key of a recipe that does."""
+    if isinstance(mine, dict) and isinstance(other, dict):
+        for key in mine:
+            if mine[key] != other.get(key):
+                return f"{key} {mine[key]} instead of {other.get(key)}"
+    return f"{name} {mine} instead of {other}"
+
+
+def _unwritable(path: Path, error: Exception) -> OutputError:
+    reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
+    return OutputError(
+        f"cannot be written ({reason})",
+        where=path,
+        hint="make room there; what was written before is whole, and --resume goes on from it",
+    )

@@ -1,0 +1,207 @@
+"""Fine-tune a chain with the stage cost, from the data spec to the folder.
+
+tuned = finetune(load("resnet32.th"), "cifar10/", out="tuned", recipe=Recipe(epochs=2, gamma=0.1))
+analyze(load("tuned"), "cifar10/")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from accelerate import Accelerator
+
+from resprune import checkpoint, training
+from resprune.chain import ResidualChain
+from resprune.data import TrainingData, open_training
+from resprune.errors import TrainingError, UsageError
+from resprune.export import folder as output
+from resprune.export.run import RunFolder
+from resprune.families import FAMILIES
+from resprune.fresh import FROM_SCRATCH
+from resprune.pipeline import Progress, silent
+from resprune.records import RECIPES, EpochRow, FinetuneOutcome, Recipe
+from resprune.report import card, results
+
+OnEpoch = Callable[[FinetuneOutcome], None]
+"""Told of a run after every epoch; the last of `FinetuneOutcome.rows` is the epoch's."""
+Teacher = ResidualChain | Literal["original"] | None
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What `finetune` made: the best epoch's network, and the record of the run."""
+
+    chain: ResidualChain
+    outcome: FinetuneOutcome
+
+
+def finetune(
+    chain: ResidualChain,
+    data: str | Path | None = None,
+    *,
+    out: str | Path | None = None,
+    recipe: Recipe = RECIPES["default"],
+    teacher: Teacher = "original",
+    resume: bool = False,
+    force: bool = False,
+    device: str = "auto",
+    workers: int = 0,
+    trackers: Sequence[str] = (),
+    progress: Progress = silent,
+    on_epoch: OnEpoch = lambda outcome: None,
+    **options: Any,
+) -> Finetuned:
+    """Train a copy of a chain with the stage cost, on one device or on all that a launcher gives.
+
+    Args:
+        chain: Where it starts; left as it is.
+        data: Labelled training images; a part of them is held out for choosing the epoch.
+        out: Folder for the best network, the figures of every epoch and the state to go on from.
+        recipe: All choices.
+        teacher: Whose output the final output is to stay close to: the chain as it is, another, or none. A
+            network from scratch has nothing to teach.
+        resume: Go on with the run in ``out``; where there is nothing yet, begin it.
+        force: Replace ``out``.
+        device: ``auto`` or ``cpu``; several GPUs are given by ``accelerate launch`` or ``torchrun``.
+        workers: Processes that read images.
+        trackers: Programs that log the figures besides, by Accelerate's names: ``tensorboard``, ...
+        progress: Shown the images done.
+        on_epoch: Told of every epoch, epoch 0 (before any training) included.
+        options: Of `resprune.data.open_training`: split, samples, batch_size.
+
+    Raises:
+        DataError, UsageError, OutputError: before any training, where it cannot be done.
+        TrainingError: where the loss is not finite; what was written before stays.
+    """
+    if data is None and chain.origin.path != checkpoint.DEMO:
+        raise UsageError("no data given", hint="name images with --data")
+    if out is None and (resume or trackers):
+        raise UsageError("a run that is resumed or tracked needs a folder", hint="name it with --out")
+    if teacher == "original":
+        teacher = None if chain.origin.format == FROM_SCRATCH else chain
+    _check_teacher(chain, teacher)
+    engine = training.engine(device, trackers, out)
+    images = open_training(
+        checkpoint.DEMO if data is None else data,
+        chain.preprocessing,
+        chain.classes,
+        hold_out=recipe.hold_out,
+        augment=recipe.augment,
+        auto_augment=recipe.auto_augment,
+        seed=recipe.seed,
+        **options,
+    )
+    plan = training.Plan.of(recipe, len(images.images), engine.num_processes)
+    run = None if out is None else RunFolder(Path(out), _identity(chain, teacher, recipe, images))
+    journal = _Journal(chain, teacher, recipe, images, plan.epochs, run, engine, on_epoch)
+    state = journal.begin(resume=resume, force=force)
+    try:
+        with progress("fine-tune", plan.steps * plan.batch_size) as on_batch:
+            trained = training.train(
+                chain,
+                images,
+                recipe,
+                teacher=teacher,
+                state=state,
+                on=engine,
+                workers=workers,
+                listener=journal.listener(on_batch),
+            )
+    except TrainingError as error:
+        kept = "" if run is None else "; the folder holds the last state before it"
+        raise TrainingError(error.what, where=out, hint=f"{error.hint}{kept}") from error
+    finally:
+        engine.end_training()
+    return Finetuned(trained.chain, journal.outcome(trained.rows, trained.chain))
+
+
+@dataclass(frozen=True)
+class _Journal:
+    """Writes down what a run does: folder, trackers, and whoever else wants to know."""
+
+    chain: ResidualChain
+    teacher: ResidualChain | None
+    recipe: Recipe
+    images: TrainingData
+    epochs: int
+    run: RunFolder | None
+    engine: Accelerator
+    on_epoch: OnEpoch
+
+    def begin(self, *, resume: bool, force: bool) -> dict[str, Any] | None:
+        """Make folder and trackers ready; returns the state to go on from, or None to start."""
+        state = None
+        if self.run is not None:
+            if self.engine.is_main_process:
+                state = self.run.begin(resume=resume, force=force)
+            self.engine.wait_for_everyone()
+            if resume and not self.engine.is_main_process:
+                state = self.run.state()
+        training.start_trackers(self.engine, self.recipe.to_json())
+        return state
+
+    def listener(self, on_batch: Callable[[int], None]) -> training.Listener:
+        """Return what the training loop talks to."""
+        write = (lambda state: None) if self.run is None else self.run.write_state
+        return training.Listener(on_batch, self._epoch, self._best, write)
+
+    def outcome(self, rows: tuple[EpochRow, ...], result: ResidualChain) -> FinetuneOutcome:
+        """Return the record of the run so far."""
+        return FinetuneOutcome(
+            origin=self.chain.summary,
+            result=result.summary,
+            recipe=self.recipe,
+            heads=training.heads_of(result),
+            teacher=None if self.teacher is None else self.teacher.origin.path,
+            data=self.images.summary,
+            held_out=None if self.images.held_out is None else self.images.held_out.summary,
+            epochs=self.epochs,
+            rows=rows,
+            preprocessing=result.preprocessing,
+            classes=result.classes,
+            loads_in_timm=output.loads_in_timm(result),
+            needs_family=result.family not in FAMILIES,
+        )
+
+    def _epoch(self, rows: tuple[EpochRow, ...]) -> None:
+        outcome = self.outcome(rows, self.chain)
+        if self.run is not None:
+            self.run.write_metrics([results.portable(line) for line in results.epochs(outcome)])
+        self.engine.log(results.flat(results.epochs(outcome)[-1]), step=rows[-1].steps)
+        self.on_epoch(outcome)
+
+    def _best(self, best: ResidualChain, rows: tuple[EpochRow, ...]) -> None:
+        if self.run is not None:
+            outcome = self.outcome(rows, best)
+            text = card.finetuned_card(outcome, self.run.path.absolute().name)
+            self.run.write_network(best, results.provenance(outcome), text)
+
+
+def _check_teacher(chain: ResidualChain, teacher: ResidualChain | None) -> None:
+    if teacher is None:
+        return
+    mine, theirs = chain.preprocessing, teacher.preprocessing
+    if teacher.classes != chain.classes or (theirs.mean, theirs.std) != (mine.mean, mine.std):
+        raise UsageError(
+            f"the teacher gives {teacher.classes} classes on images of mean {theirs.mean} and deviation"
+            f" {theirs.std}, the network {chain.classes} on {mine.mean} and {mine.std}",
+            where=teacher.origin.path,
+            hint="choose a teacher of the same data and preprocessing, or none",
+        )
+
+
+def _identity(
+    chain: ResidualChain, teacher: ResidualChain | None, recipe: Recipe, images: TrainingData
+) -> dict[str, Any]:
+    """Return what makes a run this run and no other; the data may have moved to another place."""
+    data = images.summary
+    return {
+        "checkpoint": chain.origin.sha256 or chain.origin.path,
+        "architecture": chain.architecture.to_json(),
+        "recipe": recipe.to_json(),
+        "teacher": None if teacher is None else teacher.origin.sha256,
+        "data": {"name": Path(data.spec).name, "split": data.split, "samples": data.samples},
+    }

@@ -1,0 +1,232 @@
+"""How a network is fine-tuned, and what every epoch brought."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args, get_type_hints
+
+from resprune.errors import UsageError
+from resprune.records.networks import NetworkSummary, Preprocessing
+from resprune.records.results import DataSummary, Evaluation
+
+Heads = Literal["shared", "separate"]
+_NON_NEGATIVE = ("gamma", "gamma_end", "branch_decay", "weight_decay", "vanish", "mixup", "cutmix")
+_FRACTIONS = ("teacher_weight", "label_smoothing", "hold_out", "warm_up", "momentum", "ema")
+_POSITIVE = ("epochs", "steps", "batch_size", "rate", "temperature", "clip", "accumulate")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice of a fine-tuning run; the numbers that it depends on besides the weights and the data.
+
+    Attributes:
+        epochs: Passes over the training images.
+        steps: Number of optimizer steps in the place of ``epochs``.
+        batch_size: Images of one optimizer step, over all processes and accumulated parts.
+        accumulate: Parts into which each process cuts its share of a batch.
+        optimizer: ``sgd`` with Nesterov momentum, or ``adamw``.
+        rate: Largest learning rate.
+        momentum: Of SGD.
+        nesterov: Of SGD.
+        schedule: ``cosine`` to zero, ``steps`` (divided by ten at every milestone), or ``constant``.
+        milestones: Epochs after which the rate is divided by ten.
+        warm_up: Fraction of the steps over which the rate rises from zero.
+        gamma: Weight of every exit's loss (equation 3 of the paper).
+        gamma_end: Where given, the weight goes there linearly from ``gamma``.
+        branch_decay: Lambda, weight decay on the residual branches (Theorem 1 of the paper).
+        weight_decay: On everything else.
+        heads: Whether the exits share the network's skip steps and head, or have their own; None leaves it
+            as the checkpoint has it.
+        teacher_weight: Part of the final output's loss that is distillation from the teacher.
+        temperature: Of the distillation.
+        label_smoothing: Probability that is spread over all classes.
+        mixup, cutmix: Parameters of the Beta distributions; 0 is off.
+        vanish: Strength of the proximal step that sets branches to zero.
+        clip: Largest norm of the gradient.
+        ema: Decay of a moving average of the weights, which is then what is measured and written.
+        precision: ``fp32``, ``bf16`` autocast, or ``auto``: bf16 on CUDA where it can.
+        channels_last: Memory format of the network and its input.
+        compile: Whether `torch.compile` compiles the network.
+        sync_norms: Whether batch norms see the images of all processes.
+        hold_out: Fraction of the training images that the best epoch is chosen on.
+        augment: ``auto``, ``none``, ``crop``, ``crop-flip`` or ``timm``.
+        auto_augment: timm's policy for large images, such as ``rand-m9-mstd0.5-inc1``.
+        seed: Of everything drawn.
+    """
+
+    epochs: int = 10
+    steps: int | None = None
+    batch_size: int = 128
+    accumulate: int = 1
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    rate: float = 0.02
+    momentum: float = 0.9
+    nesterov: bool = True
+    schedule: Literal["cosine", "steps", "constant"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    warm_up: float = 0.05
+    gamma: float = 0.02
+    gamma_end: float | None = None
+    branch_decay: float = 1e-4
+    weight_decay: float = 1e-4
+    heads: Heads | None = None
+    teacher_weight: float = 0.9
+    temperature: float = 4.0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    vanish: float = 0.0
+    clip: float | None = None
+    ema: float | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    channels_last: bool = True
+    compile: bool = False
+    sync_norms: bool = True
+    hold_out: float = 0.1
+    augment: str = "auto"
+    auto_augment: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (*_NON_NEGATIVE, *_FRACTIONS, *_POSITIVE):
+            self._check(name, getattr(self, name))
+        hints = get_type_hints(type(self))
+        for name in ("optimizer", "schedule", "precision", "heads"):
+            value, choices = getattr(self, name), get_args(hints[name])
+            if name == "heads":
+                choices = (*get_args(Heads), None)
+            if value not in choices:
+                known = ", ".join(str(choice) for choice in choices if choice is not None)
+                raise UsageError(f"{name} {value!r} is none of {known}", hint="choose one of them")
+        if self.heads == "separate" and 0 in (self.gamma, self.gamma_end):
+            raise UsageError(
+                "separate heads learn at the rate divided by gamma, and gamma is 0",
+                hint="give a gamma above 0, or --heads shared",
+            )
+
+    @property
+    def stages(self) -> bool:
+        """Whether there is a stage cost at all."""
+        return self.gamma > 0 or bool(self.gamma_end)
+
+    def _check(self, name: str, value: float | None) -> None:
+        if value is None:
+            return
+        wanted = "at least 0" if name in _NON_NEGATIVE else "above 0"
+        good = value >= 0 if name in _NON_NEGATIVE else value > 0
+        if name in _FRACTIONS:
+            wanted, good = "from 0 up to 1", 0 <= value <= 1
+            if name in ("hold_out", "momentum", "ema"):
+                wanted, good = "from 0 to below 1", 0 <= value < 1
+        if not (good and math.isfinite(value)):
+            raise UsageError(f"{name} must be {wanted}, got {value:g}", hint="see resprune finetune --help")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    def differences(self, other: dict[str, Any]) -> tuple[str, ...]:
+        """Return, in words, where another run's recipe, as `to_json` wrote it, is not this one."""
+        mine = self.to_json()
+        names = [field.name for field in fields(self) if mine[field.name] != other.get(field.name)]
+        return tuple(f"{name} {mine[name]} instead of {other.get(name)}" for name in names)
+
+
+RECIPES: dict[str, Recipe] = {
+    "default": Recipe(),
+    "paper": Recipe(
+        epochs=165,
+        rate=0.1,
+        nesterov=False,
+        schedule="steps",
+        milestones=(82, 123),
+        warm_up=0.0,
+        gamma=0.02,
+        teacher_weight=0.0,
+    ),
+}
+"""Recipes by name; ``paper`` is that of appendix A.1, its weight decay that of appendix B."""
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """What one epoch brought; epoch 0 is the network before any training.
+
+    Attributes:
+        epoch: Number of epochs done.
+        steps: Optimizer steps done since the beginning.
+        seconds: That the epoch took, measuring included.
+        images_per_second: Of training alone, over all processes.
+        rate, gamma: At the epoch's last step.
+        objective: Mean over the epoch's steps of the objective (equation 3), the penalty on the branches and
+            the distillation included; None in epoch 0, like all `train_*`.
+        train_loss: Mean cross-entropy of the final output on the augmented training images, in nats.
+        train_exit_loss: The same, mean over exits 0..N-1; None without stage cost.
+        train_distillation: Mean of the distillation loss; None without a teacher.
+        branch_penalty: ``lambda / 2 * sum_k ||w_F,k||^2`` after the epoch.
+        zero_branches: Blocks whose branches are exactly zero.
+        final: Of the network on the held-out images; None without them.
+        exits: The same of exits 0..N-1.
+        last_stage_accuracy: Mean accuracy of the exits before the last stage's blocks.
+        score: ``error(yhat_N) + gamma * sum_k error(yhat_k)``, what the best epoch has least of.
+        best: Whether this was the best epoch so far.
+    """
+
+    epoch: int
+    steps: int
+    seconds: float
+    images_per_second: float | None
+    rate: float
+    gamma: float
+    objective: float | None
+    train_loss: float | None
+    train_exit_loss: float | None
+    train_distillation: float | None
+    branch_penalty: float
+    zero_branches: tuple[int, ...]
+    final: Evaluation | None
+    exits: tuple[Evaluation, ...]
+    last_stage_accuracy: float | None
+    score: float | None
+    best: bool
+
+
+@dataclass(frozen=True)
+class FinetuneOutcome:
+    """What a fine-tuning run did so far.
+
+    Attributes:
+        origin: The network it began with.
+        result: The best network; of the same architecture.
+        recipe: Of the run.
+        heads: Kind of heads that the exits have.
+        teacher: Name of the teacher; None without one.
+        data: Images that were trained on.
+        held_out: Images that the best epoch was chosen on; None without any.
+        epochs: Number of epochs that the run has.
+        rows: One for each epoch done, epoch 0 (before any training) first.
+        preprocessing: Of the network.
+        classes: Number of its logits.
+        loads_in_timm: Whether plain timm can load the result.
+        needs_family: Whether reading the result back takes the adapter of a family that is not resprune's.
+    """
+
+    origin: NetworkSummary
+    result: NetworkSummary
+    recipe: Recipe
+    heads: Heads
+    teacher: str | None
+    data: DataSummary
+    held_out: DataSummary | None
+    epochs: int
+    rows: tuple[EpochRow, ...]
+    preprocessing: Preprocessing
+    classes: int
+    loads_in_timm: bool
+    needs_family: bool
+
+    @property
+    def best(self) -> EpochRow:
+        """The epoch whose network is kept; the untrained one until the first epoch is over."""
+        return next(row for row in reversed(self.rows) if row.best)

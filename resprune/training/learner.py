@@ -1,0 +1,171 @@
+"""What learns in a run: the student, its optimizer, its average, its teacher; and one step of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from timm.data import Mixup
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from resprune.chain import ResidualChain
+from resprune.data import normalise
+from resprune.records import Recipe
+from resprune.stage_cost import shrink_branches, stage_cost, vanishing_group, zero_branches
+from resprune.training.schedule import Plan, mixed
+from resprune.training.student import Student, heads_of
+from resprune.training.synced import SyncedNorms
+
+
+class Learner:
+    """A student with all that one optimizer step needs.
+
+    Everything random is a function of seed and step, so `state` is all there is to go on from.
+
+    Args:
+        chain: Where it starts; left as it is.
+        teacher: Whose output it stays close to; None for none.
+        recipe: All choices.
+        plan: The run's steps.
+        engine: Device and processes.
+    """
+
+    def __init__(
+        self,
+        chain: ResidualChain,
+        teacher: ResidualChain | None,
+        recipe: Recipe,
+        plan: Plan,
+        engine: Accelerator,
+    ) -> None:
+        self.recipe, self.plan, self.engine, device = recipe, plan, engine, engine.device
+        heads = (recipe.heads or heads_of(chain)) if recipe.stages else None
+        self.student = Student(chain, heads, device, channels_last=recipe.channels_last)
+        self.format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.recipe_of_images = chain.preprocessing
+        self.optimizer = self._optimizer()
+        self.ema = None if recipe.ema is None else ModelEmaV3(self.student, decay=recipe.ema, use_warmup=True)
+        self.teacher = None
+        if teacher is not None and recipe.teacher_weight:
+            kept = Student(teacher, None, device, channels_last=recipe.channels_last)
+            self.teacher = kept.eval().requires_grad_(False)
+        self.mixup = None
+        if recipe.mixup or recipe.cutmix:
+            self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=0.0, num_classes=chain.classes)
+        can = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self.bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and can)
+        if recipe.compile:
+            self.student.compile()
+        self.model: nn.Module = engine.prepare(self.student)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        recipe, groups = self.recipe, self.student.groups(self.recipe)
+        if recipe.optimizer == "adamw":
+            return torch.optim.AdamW(groups, lr=recipe.rate)
+        nesterov = recipe.nesterov and recipe.momentum > 0
+        return torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum, nesterov=nesterov)
+
+    @property
+    def average(self) -> Student:
+        """The moving average where there is one, else the student itself; what is measured and written."""
+        return self.student if self.ema is None else cast("Student", self.ema.module)
+
+    def step(self, step: int, parts: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+        """Take optimizer step ``step``, reading its parts; returns the `sums` of its losses in this process."""
+        recipe, engine = self.recipe, self.engine
+        rate, gamma = self.plan.rate(step), self.plan.gamma(step)
+        for group in self.optimizer.param_groups:
+            scaled = group["heads"] and recipe.optimizer == "sgd"
+            group["lr"] = rate / gamma if scaled else rate
+            if scaled:
+                group["weight_decay"] = recipe.weight_decay * gamma
+        torch.manual_seed(mixed(recipe.seed, step, engine.process_index))  # for networks with dropout
+        sums = no_sums(engine.device)
+        for part in range(recipe.accumulate):
+            with nullcontext() if part == recipe.accumulate - 1 else engine.no_sync(self.model):
+                losses = self._losses(*next(parts), gamma, mixed(recipe.seed, step, part))
+                engine.backward(losses[0] / recipe.accumulate)
+                sums += torch.stack([value.detach().double() for value in losses]) / recipe.accumulate
+        if recipe.clip is not None:
+            nn.utils.clip_grad_norm_(self.student.parameters(), recipe.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if recipe.vanish:
+            shrink_branches(self.student.chain, rate * recipe.vanish)
+        if self.ema is not None:
+            self.ema.update(self.student, step=step)
+            if recipe.vanish:
+                self._zero_the_average()
+        return sums
+
+    def _losses(self, images: Tensor, labels: Tensor, gamma: float, seed: int) -> tuple[Tensor, ...]:
+        """Return objective, final loss, mean exit loss and distillation of images as bytes (n, c, h, w)."""
+        recipe, device = self.recipe, self.engine.device
+        x = normalise(images.to(device, non_blocking=True), self.recipe_of_images)
+        x, targets = x.contiguous(memory_format=self.format), labels.to(device, non_blocking=True)
+        if self.mixup is not None:
+            with _seeded_numpy(seed):
+                x, targets = self.mixup(x, targets)
+        synced = recipe.sync_norms and self.engine.num_processes > 1
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            with SyncedNorms() if synced else nullcontext():
+                logits = self.model(x)
+            with torch.no_grad():
+                taught = None if self.teacher is None else self.teacher(x)[:, 0].float()
+        cost = stage_cost(
+            logits.float(),
+            targets,
+            gamma,
+            label_smoothing=recipe.label_smoothing,
+            teacher=taught,
+            teacher_weight=recipe.teacher_weight,
+            temperature=recipe.temperature,
+        )
+        nothing = cost.losses.new_zeros(())
+        exits = cost.losses[:-1].mean() if len(cost.losses) > 1 else nothing
+        return cost.total, cost.losses[-1], exits, nothing if cost.distillation is None else cost.distillation
+
+    @torch.no_grad()
+    def _zero_the_average(self) -> None:
+        """Let branches of the average vanish with the student's; by itself it would get there late."""
+        for index in zero_branches(self.student.chain):
+            for parameter in vanishing_group(self.average.chain.blocks[index]):
+                parameter.zero_()
+
+    def state(self) -> dict[str, Any]:
+        """Return what `load` takes up again; ``state_dict`` is the network's, under its native names."""
+        return {
+            "state_dict": self.student.network.state_dict(),
+            "exits": self.student.own.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.ema is None else self.ema.module.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.student.network.load_state_dict(state["state_dict"])
+        self.student.own.load_state_dict(state["exits"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["average"])
+
+
+def no_sums(device: torch.device) -> Tensor:
+    """Return zeros for the sums of objective, final loss, mean exit loss and distillation."""
+    return torch.zeros(4, dtype=torch.float64, device=device)
+
+
+@contextmanager
+def _seeded_numpy(seed: int) -> Iterator[None]:
+    """Seed numpy's global generator, which timm's Mixup draws from, and give it back as it was."""
+    before = np.random.get_state()
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
