@@ -2,5 +2,6 @@
 
 from resprune.data.batches import Batches, open_data
 from resprune.data.sources import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST
+from resprune.data.survey import survey
 
-__all__ = ["CHOICE_FIRST", "TEST_FIRST", "VALIDATION_FIRST", "Batches", "open_data"]
+__all__ = ["CHOICE_FIRST", "TEST_FIRST", "VALIDATION_FIRST", "Batches", "open_data", "survey"]

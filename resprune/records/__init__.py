@@ -23,6 +23,7 @@ from resprune.records.results import (
     PruneOutcome,
     PrunePlan,
     Remedy,
+    Survey,
     Trajectory,
     Verification,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "PrunePlan",
     "Reading",
     "Remedy",
+    "Survey",
     "Trajectory",
     "Variants",
     "Verification",
