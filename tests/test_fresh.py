@@ -15,6 +15,7 @@ from resprune.chain import ResidualChain
 from resprune.checks import check_network, check_preprocessing, check_split
 from resprune.errors import UsageError
 from resprune.export.folder import write_network
+from resprune.families import preact
 from resprune.fresh import fresh, is_name
 from resprune.records import Architecture, Survey
 from resprune.selection import select
@@ -163,6 +164,14 @@ def test_weights_alone_tell_the_network() -> None:
             chain.architecture.stages,
             chain.architecture.options,
         )
+
+
+def test_four_stages_of_torchvision_s_widths_are_not_torchvision_s() -> None:
+    widths = [64, 128, 256, 512]
+    wide = preact.architecture("", [1] * 4, widths, in_channels=3, classes=10, stem_norm=True)
+    weights = families.build(wide).state_dict()
+    answers = [family.name for family in families.FAMILIES if family.recognise(weights) is not None]
+    assert answers == ["preact"]
 
 
 def test_architectures_from_before_the_stem_s_norm_are_built_without_it() -> None:
