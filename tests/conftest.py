@@ -85,6 +85,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "timm fixed depth": _timm("regnety_002", ("b", "b", "bbbb", "bbbbbbb")),
     "preact homogeneous": preact.architecture("homogeneous", [6], [8], in_channels=1, classes=10),
     "preact standard": preact.architecture("standard", [2, 2, 3], [8, 16, 32], in_channels=3, classes=10),
+    "preact stem norm": preact.architecture(
+        "stem norm", [2, 1, 2], [8, 12, 16], in_channels=1, classes=10, stem_norm=True
+    ),
     "preact strided stem": preact.architecture("strided", [4], [8], in_channels=3, classes=10, stem_stride=2),
 }
 

@@ -142,6 +142,20 @@ def kuangliu_preact(state: State, x: Tensor) -> Tensor:
     return state.linear("linear", x)
 
 
+def paper(state: State, x: Tensor) -> Tensor:
+    """Equation (1) of the paper, with the input embedding and the output block of its appendix A.1."""
+    x = F.relu(state.norm("bn1", state.conv("conv1", x)))
+    blocks = [key.removesuffix(".conv1.weight") for key in state.weights if key.endswith(".conv1.weight")]
+    for block in blocks:
+        stride = 2 if block.endswith(".0") and block != "layer1.0" else 1
+        out = state.conv(f"{block}.conv1", F.relu(state.norm(f"{block}.bn1", x)), stride)
+        out = state.conv(f"{block}.conv2", F.relu(state.norm(f"{block}.bn2", out)))
+        if f"{block}.downsample.weight" in state:
+            x = state.conv(f"{block}.downsample", x, stride)
+        x = x + out
+    return state.linear("fc", F.relu(state.norm("norm", x)))
+
+
 ORIGINALS: dict[str, tuple[Callable[[State, Tensor], Tensor], dict[str, str]]] = {
     "torchvision version 1": (torchvision_v1, {"stride": "1x1"}),
     "cifar option A": (option_a(lambda extra: extra // 2), {}),
@@ -153,4 +167,5 @@ ORIGINALS: dict[str, tuple[Callable[[State, Tensor], Tensor], dict[str, str]]] =
     "cifar weiaicunzai": (weiaicunzai, {}),
     "cifar preact": (kuangliu_preact, {}),
     "cifar preact bottleneck": (kuangliu_preact, {}),
+    "preact stem norm": (paper, {}),
 }

@@ -2,6 +2,7 @@
 
 from resprune.data.batches import Batches, open_data
 from resprune.data.sources import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST
+from resprune.data.survey import survey
 from resprune.data.training import TrainingData, TrainingImages, batches_of, normalise, open_training
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "normalise",
     "open_data",
     "open_training",
+    "survey",
 ]

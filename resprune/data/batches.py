@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -85,6 +85,28 @@ def open_data(
         DataError: where nothing can be read, or it does not fit the network.
         UsageError: where the split does not exist.
     """
+    name, source = open_source(spec, split, order)
+    if source.label_names is not None and len(source.label_names) != classes:
+        raise DataError(
+            f"the labels have {len(source.label_names)} classes, the network {classes}",
+            where=spec,
+            hint="use the data that the network was trained on",
+        )
+    if samples is not None and samples < len(source):
+        source = Sample(source, draw(len(source), samples, seed))
+    size = batch_size or (128 if preprocessing.height * preprocessing.width <= 64 * 64 else 32)
+    summary = DataSummary(str(spec), name, len(source), preprocessing)
+    _check_first(source, preprocessing)
+    return Batches(CheckedLabels(source, classes), summary, preprocessing, size)
+
+
+def open_source(spec: str | Path, split: str | None, order: Sequence[str]) -> tuple[str | None, Source]:
+    """Return the split's name, None where the data is not divided, and its images; see `open_data`.
+
+    Raises:
+        DataError: where nothing can be read, or there are no images.
+        UsageError: where the split does not exist.
+    """
     root = DEMO_FOLDER / "validation.parquet" if str(spec) == DEMO else Path(spec)
     try:
         name, source = find_source(root, str(spec), split, order)
@@ -93,23 +115,21 @@ def open_data(
             f"cannot be read ({error.strerror})", where=spec, hint="check its permissions"
         ) from error
     if len(source) == 0:
-        raise DataError("no images found", where=spec, hint=LAYOUTS)
-    if source.label_names is not None and len(source.label_names) != classes:
-        raise DataError(
-            f"the labels have {len(source.label_names)} classes, the network {classes}",
-            where=spec,
-            hint="use the data that the network was trained on",
-        )
-    if samples is not None and samples < len(source):
-        if samples < 1:
-            raise UsageError(f"samples must be at least 1, got {samples}")
-        generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(len(source), generator=generator)[:samples].tolist()
-        source = Sample(source, frozenset(chosen))
-    size = batch_size or (128 if preprocessing.height * preprocessing.width <= 64 * 64 else 32)
-    summary = DataSummary(str(spec), name, len(source), preprocessing)
-    _check_first(source, preprocessing)
-    return Batches(CheckedLabels(source, classes), summary, preprocessing, size)
+        place = "" if name is None else f" in the split {name!r}"
+        raise DataError(f"no images found{place}", where=spec, hint=LAYOUTS)
+    return name, source
+
+
+def draw(count: int, samples: int, seed: int) -> frozenset[int]:
+    """Return ``samples`` indices of ``count``, or all where there are fewer, drawn by ``seed``.
+
+    Raises:
+        UsageError: where none is wanted.
+    """
+    if samples < 1:
+        raise UsageError(f"samples must be at least 1, got {samples}")
+    generator = torch.Generator().manual_seed(seed)
+    return frozenset(torch.randperm(count, generator=generator)[:samples].tolist())
 
 
 def _check_first(source: Source, preprocessing: Preprocessing) -> None:
@@ -119,11 +139,23 @@ def _check_first(source: Source, preprocessing: Preprocessing) -> None:
 
 def _decode(item: Item, recipe: Preprocessing) -> np.ndarray:
     """Return (h, w, c) bytes of the network's input size."""
+    return decode(item, lambda image: _fit(image, item.where, recipe))
+
+
+def decode(item: Item, fit: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+    """Return the (h, w, c) bytes of an image.
+
+    Args:
+        item: Undecoded.
+        fit: What is done to the image before its pixels are taken.
+
+    Raises:
+        DataError: where it cannot be decoded.
+    """
     try:
         opened = Image.open(io.BytesIO(item.content) if isinstance(item.content, bytes) else item.content)
         with opened as image:
-            image = _fit(image, item.where, recipe)
-            pixels = np.asarray(image)
+            pixels = np.asarray(fit(image))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(

@@ -119,6 +119,8 @@ def _recognise(family: str, key: str, weights: Weights) -> Architecture | None:
         return None
     if key == "chenyaofo" and widths == [64, 128, 256, 512]:  # torchvision's own, edited
         return None
+    if "norm.weight" in weights:  # a norm before the classifier: the paper's pre-activation network
+        return None
     options = {
         "names": key,
         "block": block,

@@ -50,14 +50,25 @@ class PreActResNet(nn.Module):
         blocks: Blocks of every stage.
         widths: Filters of every stage; the first is the stem's too.
         stem_stride: Stride of the stem's 3x3 convolution.
+        stem_norm: Whether batch norm and ReLU follow that convolution, as in the paper's appendix A.1.
         in_channels, classes: Of the images and the labels.
     """
 
     def __init__(
-        self, blocks: list[int], widths: list[int], stem_stride: int, in_channels: int, classes: int
+        self,
+        blocks: list[int],
+        widths: list[int],
+        *,
+        stem_stride: int,
+        stem_norm: bool,
+        in_channels: int,
+        classes: int,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, widths[0], 3, stem_stride, padding=1, bias=False)
+        self.bn1: nn.BatchNorm2d | None = None
+        if stem_norm:
+            self.bn1 = nn.BatchNorm2d(widths[0])
         self.stages = [f"layer{stage + 1}" for stage in range(len(blocks))]
         width = widths[0]
         for stage, (name, count, out) in enumerate(zip(self.stages, blocks, widths, strict=True)):
@@ -73,18 +84,28 @@ class PreActResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
+        if self.bn1 is not None:
+            x = self.relu(self.bn1(x))
         for name in self.stages:
             x = self.get_submodule(name)(x)
         return self.fc(self.avgpool(self.relu(self.norm(x))).flatten(1))
 
 
 def architecture(
-    name: str, blocks: list[int], widths: list[int], *, in_channels: int, classes: int, stem_stride: int = 1
+    name: str,
+    blocks: list[int],
+    widths: list[int],
+    *,
+    in_channels: int,
+    classes: int,
+    stem_stride: int = 1,
+    stem_norm: bool = False,
 ) -> Architecture:
     """Return the architecture of a pre-activation network; see `PreActResNet` for the arguments."""
     options = {
         "widths": widths,
         "stem_stride": stem_stride,
+        "stem_norm": stem_norm,
         "in_channels": in_channels,
         "classes": classes,
     }
@@ -105,16 +126,24 @@ class PreAct(Family):
         if not all(widths) or not classes or not stem:
             return None
         depth = 2 * sum(counts) + 2
-        return architecture(f"preact-resnet{depth}", counts, widths, in_channels=stem, classes=classes)
+        return architecture(
+            f"preact-resnet{depth}",
+            counts,
+            widths,
+            in_channels=stem,
+            classes=classes,
+            stem_norm="bn1.weight" in weights,
+        )
 
     def build(self, architecture: Architecture) -> nn.Module:
         options = architecture.options
         return PreActResNet(
             [max(1, len(stage)) for stage in architecture.stages],
             list(options["widths"]),
-            options["stem_stride"],
-            options["in_channels"],
-            options["classes"],
+            stem_stride=options["stem_stride"],
+            stem_norm=options.get("stem_norm", False),  # folders written before there was a choice have none
+            in_channels=options["in_channels"],
+            classes=options["classes"],
         )
 
     def depth_is_free(self, architecture: Architecture) -> bool:
@@ -125,8 +154,11 @@ class PreAct(Family):
         head = named(
             norm=network.norm, relu=network.relu, avgpool=network.avgpool, flatten=nn.Flatten(), fc=network.fc
         )
+        stem = named(conv1=network.conv1)
+        if network.bn1 is not None:
+            stem = named(conv1=network.conv1, bn1=network.bn1, relu=network.relu)
         return Parts(
-            stem=nn.Sequential(network.conv1),
+            stem=stem,
             blocks=chop(network, network.stages, self._part),
             head=head,
         )

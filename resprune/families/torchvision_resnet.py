@@ -55,6 +55,8 @@ class TorchvisionResNet(Family):
         counts = block_counts(weights, _BLOCK_KEYS)
         if counts is None or len(counts) != len(_STAGES) or not weights.keys() >= _OUTSIDE:
             return None
+        if "norm.weight" in weights:  # before the classifier: the paper's pre-activation network
+            return None
         stem, middle = weights["conv1.weight"].shape, weights.get("layer1.0.conv2.weight")
         classes = outputs_of(weights, "fc.weight")
         if len(stem) != 4 or stem[0] != _WIDTHS[0] or stem[2:] not in ((7, 7), (3, 3)) or not stem[1]:

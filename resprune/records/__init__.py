@@ -23,6 +23,7 @@ from resprune.records.results import (
     PruneOutcome,
     PrunePlan,
     Remedy,
+    Survey,
     Trajectory,
     Verification,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "Reading",
     "Recipe",
     "Remedy",
+    "Survey",
     "Trajectory",
     "Variants",
     "Verification",

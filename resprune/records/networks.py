@@ -251,7 +251,7 @@ class Origin:
 
     Attributes:
         path: As the user named it.
-        sha256: Of the weights file, hexadecimal.
+        sha256: Of the weights file, hexadecimal; empty where none was read.
         format: Such as ``torch zip`` or ``safetensors``.
         notes: What was unwrapped, stripped or dropped on the way, for the user to read.
         assumptions: What names and shapes do not say and was taken to be so.

@@ -22,6 +22,32 @@ class DataSummary:
 
 
 @dataclass(frozen=True)
+class Survey:
+    """What a network from scratch must know of its training images; all have one size.
+
+    Attributes:
+        spec: The data, as the user named it.
+        split: None where the data is not divided.
+        images: Number of images in the split.
+        classes: Number of class names, else 1 + the largest label.
+        channels, height, width: Of every image; 1 or 3 channels, pixels.
+        mean, std: Per channel, in units of the [0, 1] pixel range.
+        measured: Number of images that size, mean and deviation were measured on.
+    """
+
+    spec: str
+    split: str | None
+    images: int
+    classes: int
+    channels: int
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    measured: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Final accuracy (top 1, top 5; fractions of one) and mean cross-entropy in nats; None without labels."""
 
