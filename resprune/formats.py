@@ -227,7 +227,8 @@ def _check_tuples(path: Path, kind: str) -> None:
         return
     with path.open("rb") as file:
         for _ in range(inert.LEGACY_PICKLES):
-            nesting.check(file)
+            if file.peek(1):  # else it is no torch file, and torch says what it is
+                nesting.check(file)
 
 
 def _check_sizes(loaded: object, size: int, name: str) -> None:
