@@ -26,6 +26,9 @@ DEMO = "demo"
 """Name of the small trained network that the package ships."""
 DEMO_FOLDER = Path(__file__).parent / "demo"
 
+_UNDAMAGED = "use an undamaged checkpoint of floating-point weights"
+_MOST_COPIES = 4
+_SLACK = 1 << 20
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -70,8 +73,9 @@ def read(source: str | Path, how: Reading = READ_SAFELY) -> Checkpoint:
             return replace(_read_file(found[0], str(source), how), preprocessing=found[1], claim=found[2])
         if path.is_dir():
             return _read_folder(path, str(source), how)
-        if path.name.endswith(folders.INDEX_SUFFIX) and path.is_file():
-            return _read_shards(folders.index(path, str(source)), str(source), how)
+        index = folders.index_of(path) if path.is_file() else None
+        if index is not None:
+            return _read_shards(folders.index(index, str(source)), str(source), how)
         return _read_file(path, str(source), how)
     except OSError as error:
         raise CheckpointError(
@@ -164,22 +168,44 @@ def _clean(loaded: Mapping[str, Tensor], name: str, notes: list[str], numbers: b
     """Convert to float32, and refuse what is no usable weight."""
     weights = dict(loaded)
     converted = set()
+    _check_copies(weights, name)
     for key, tensor in weights.items():
         if key.endswith("num_batches_tracked"):
+            if (
+                tensor.layout != torch.strided
+                or tensor.numel() != 1
+                or (numbers and tensor.device.type == "meta")
+            ):
+                raise ArchitectureError(f"{key} holds no single count", where=name, hint=_UNDAMAGED)
             continue
         problem = _problem(tensor, numbers)
         if problem is None and numbers and key.endswith("running_var") and bool((tensor < 0).any()):
             problem = "holds negative variances"
         if problem is not None:
-            raise ArchitectureError(
-                f"{key} {problem}", where=name, hint="use an undamaged checkpoint of floating-point weights"
-            )
+            raise ArchitectureError(f"{key} {problem}", where=name, hint=_UNDAMAGED)
         if tensor.dtype != torch.float32:
             converted.add(str(tensor.dtype).removeprefix("torch."))
             weights[key] = tensor.float()
     if converted:
         notes.append(f"converted to float32 from {', '.join(sorted(converted))}")
     return weights
+
+
+def _check_copies(weights: Mapping[str, Tensor], name: str) -> None:
+    """Refuse many tensors of the same stored numbers: each gets its own later, and memory has an end."""
+    storages, asked = {}, 0
+    for tensor in weights.values():
+        if tensor.layout == torch.strided and tensor.device.type == "cpu":
+            storage = tensor.untyped_storage()
+            if tensor.numel() * tensor.element_size() <= storage.nbytes():  # what has more is refused by name
+                storages[storage.data_ptr()] = storage.nbytes()
+                asked += tensor.numel() * tensor.element_size()
+    if asked > _MOST_COPIES * sum(storages.values()) + _SLACK:
+        raise CheckpointError(
+            f"has {asked:,} bytes of tensors in {sum(storages.values()):,} stored ones",
+            where=name,
+            hint="save the state_dict alone",
+        )
 
 
 def _problem(tensor: Tensor, numbers: bool) -> str | None:

@@ -15,6 +15,8 @@ CONFIG_FILE = "config.json"
 _PROCESSOR_FILE = "preprocessor_config.json"
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's filters by its own numbers."""
+_UNCROPPED = 384
+"""Size from which on Hugging Face's processors do not crop, whatever ``crop_pct`` says."""
 _ODD = (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, OverflowError)
 
 
@@ -133,7 +135,7 @@ def _processor(recipe: Mapping[str, Any], path: Path) -> Preprocessing:
         height, width = _sides(recipe["size"])
         resize = min(height, width)
         if recipe.get("crop_pct"):
-            resize = int(resize / recipe["crop_pct"])
+            resize = int(resize / recipe["crop_pct"]) if resize < _UNCROPPED else resize
         elif recipe.get("crop_size") and recipe.get("do_center_crop", True):
             height, width = _sides(recipe["crop_size"])
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ _KNOWN = (
     "pytorch_model.bin",
     "pytorch_model.bin" + INDEX_SUFFIX,
 )
+_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(\.safetensors|\.bin)")
+_DEEPSPEED = ("mp_rank_", "zero_pp_rank_")
 _BESIDE = {
     EXITS_FILE,
     "optimizer.pt",
@@ -82,12 +85,23 @@ def _refuse_pieces(entries: list[str], name: str) -> None:
             where=name,
             hint=f"join it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch {name} network.pt",
         )
-    if "zero_to_fp32.py" in entries or any(entry.startswith("mp_rank_") for entry in entries):
+    if "zero_to_fp32.py" in entries or any(
+        entry.startswith(("mp_rank_", "zero_pp_rank_")) for entry in entries
+    ):
         raise CheckpointError(
             "a checkpoint of DeepSpeed, in pieces",
             where=name,
             hint=f"join it: python -m deepspeed.utils.zero_to_fp32 {name} joined",
         )
+
+
+def index_of(path: Path) -> Path | None:
+    """Return the index that a file is, or that it is a shard of; None for a file that is whole."""
+    if path.name.endswith(INDEX_SUFFIX):
+        return path
+    shard = _SHARD.fullmatch(path.name)
+    beside = None if shard is None else path.with_name(f"{shard[1]}{shard[2]}{INDEX_SUFFIX}")
+    return beside if beside is not None and beside.is_file() else None
 
 
 def index(path: Path, name: str) -> Shards:

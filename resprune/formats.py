@@ -11,7 +11,7 @@ import shlex
 import stat
 import warnings
 import zipfile
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from textwrap import shorten
 
 import safetensors
@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from resprune import inert
+from resprune import inert, nesting
 from resprune.errors import CheckpointError, UnsafeCheckpointError, UsageError, printable
 from resprune.headers import MOST_TENSORS, read_header
 from resprune.records import Reading
@@ -106,6 +106,7 @@ def read_torch(path: Path, name: str, kind: str, how: Reading, notes: list[str])
         if how.unsafe_pickle:
             return _run(path, kind, notes)
         _check_requests(path, name)
+        _check_tuples(path, kind)
         loaded = _read_inertly(path, kind, how, notes)
         _check_sizes(loaded, path.stat().st_size, name)
         return inert.without_modules(loaded, inert.is_module, inert.state_dict)
@@ -165,7 +166,9 @@ def _refusal(error: Exception, name: str, kind: str, how: Reading) -> Checkpoint
         )
     if "TorchScript archives" in str(error):
         return UnsafeCheckpointError(
-            "reading this file would run or import TorchScript, so it was not read", where=name, hint=save
+            "reading this file would run or import TorchScript, so it was not read",
+            where=name,
+            hint="where you trust it, save torch.jit.load(FILE).state_dict() alone",
         )
     if how.unsafe_pickle:
         return CheckpointError(
@@ -212,6 +215,20 @@ def _check_requests(path: Path, name: str) -> None:
                     where=name,
                     hint="save the state_dict alone",
                 )
+
+
+def _check_tuples(path: Path, kind: str) -> None:
+    """Refuse tuples in tuples without end, before torch makes them keys or names of storages."""
+    if kind == "torch zip":
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.namelist():
+                if PurePosixPath(entry).name == "data.pkl":
+                    nesting.check(io.BytesIO(archive.read(entry)))
+        return
+    with path.open("rb") as file:
+        for _ in range(inert.LEGACY_PICKLES):
+            if file.peek(1):  # else it is no torch file, and torch says what it is
+                nesting.check(file)
 
 
 def _check_sizes(loaded: object, size: int, name: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath, PureWindowsPath
 from re import search
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor
 
 MOST_STUBS = 200
+LEGACY_PICKLES = 4
+"""Of a legacy torch file: torch's mark, its version, the machine, the content."""
 _MOST_MODULES = 20_000
 _LONGEST_PREFIX = 1000
 _CLASS_ALONE = "resprune.class_alone"
@@ -47,6 +50,15 @@ def _as_list(items: tuple[object, ...] = (), *_: object) -> list[object]:
     return list(items)
 
 
+def _posix_path(*parts: object) -> PurePosixPath:
+    # A path made of paths could double its length again and again.
+    return PurePosixPath(*map(_Text, parts))
+
+
+def _windows_path(*parts: object) -> PureWindowsPath:
+    return PureWindowsPath(*map(_Text, parts))
+
+
 class _NumberType:
     """Stand for numpy's types of plain numbers; there is no stub for types of any other form."""
 
@@ -65,6 +77,16 @@ def _scalar(kind: _NumberType, stored: bytes) -> bool | int | float:
     return np.frombuffer(stored, kind.code, count=1)[0].item()
 
 
+class _Array:
+    """Stand for numpy's arrays, of which nothing is kept: they are no weights."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
 def _class_alone(_: object, kind: object, *source: object) -> object:
     """Stand for what files of before torch 1.6 store for a module's class: the class and its source code."""
     return kind
@@ -74,17 +96,20 @@ def _plain() -> list[tuple[Any, str]]:
     """List what training scripts store beside weights, by the names that pickles have for it."""
     return [
         (Namespace, "argparse.Namespace"),
+        (SimpleNamespace, "types.SimpleNamespace"),
         (_as_dict, "collections.defaultdict"),
         (_as_list, "collections.deque"),
         *((kind, f"builtins.{kind.__name__}") for kind in (int, float, list, dict)),
         *((kind, f"datetime.{kind.__name__}") for kind in (datetime.date, datetime.time, datetime.datetime)),
         *((kind, f"datetime.{kind.__name__}") for kind in (datetime.timedelta, datetime.timezone)),
         # Pure paths cannot touch a disk, and Windows' are read anywhere.
-        *((PurePosixPath, f"{module}.{kind}") for module, kind in _paths("Posix")),
-        *((PureWindowsPath, f"{module}.{kind}") for module, kind in _paths("Windows")),
+        *((_posix_path, f"{module}.{kind}") for module, kind in _paths("Posix")),
+        *((_windows_path, f"{module}.{kind}") for module, kind in _paths("Windows")),
         (_class_alone, _CLASS_ALONE),
         (_Text, "torch.torch_version.TorchVersion"),
         (_NumberType, "numpy.dtype"),
+        (_Array, "numpy.ndarray"),
+        *((_Array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
         *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     ]
 
@@ -182,7 +207,7 @@ def without_sources(content: bytes) -> bytes:
     """
     file = io.BytesIO(content)
     pieces, done = [], 0
-    for _ in range(4):  # torch's mark, its version, the machine, the content
+    for _ in range(LEGACY_PICKLES):
         for start, call in _module_classes(pickletools.genops(file)):
             pieces += [content[done:start], _CLASS_ALONE_CODE, content[start:call], pickle.REDUCE]
             done = call + 1

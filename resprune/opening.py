@@ -12,7 +12,7 @@ from resprune import families
 from resprune.chain import ResidualChain, assemble
 from resprune.checkpoint import Checkpoint
 from resprune.checks import MISFITS, check_exit_state, check_preprocessing, check_split
-from resprune.errors import ArchitectureError, UsageError
+from resprune.errors import ArchitectureError, UsageError, printable
 from resprune.families import Family
 from resprune.records import Architecture, Claim, Origin, Preprocessing, Wish
 
@@ -152,7 +152,9 @@ def identify(checkpoint: Checkpoint, wish: Wish, family: Family | None = None) -
     if where:
         notes.append(f"architecture from {where}")
     elif checkpoint.claim is not None and checkpoint.claim.name:
-        notes.append(f"{checkpoint.claim.where} names {checkpoint.claim.name}, which the weights do not fit")
+        notes.append(
+            f"{checkpoint.claim.where} names {printable(checkpoint.claim.name)}, which the weights do not fit"
+        )
     return architecture, replace(checkpoint.origin, notes=tuple(notes), assumptions=assumptions)
 
 

@@ -16,7 +16,9 @@ _ANYWHERE = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrap
 _NETWORK = re.compile(r"(?:\w+_)?(?:model|net|network|backbone|encoder|resnet|cnn|student|module)\d?")
 """First parts of names below which training scripts keep a network."""
 _AVERAGED = re.compile(r"(?:\w+_)?(?:ema|swa|teacher|averaged)(?:_\w+)?")
-_COUNTERS = ("n_averaged",)
+_COUNTERS = ("n_averaged", "steps")
+"""Buffers of torch's and OpenMMLab's averaged models."""
+_CLASSIFIERS = ("fc", "linear")
 _PROFILED = ("total_ops", "total_params")
 """Buffers that the profiler thop leaves in every layer."""
 
@@ -61,7 +63,26 @@ def groups(weights: Mapping[str, Tensor], name: str) -> list[Group]:
     if not apart:
         return [Group("", False, weights, tuple(notes))] if weights else []
     left = [key for key in weights if key.partition(".")[0] not in apart]
-    return [_group(weights, first, left, name, notes) for first in apart]
+    if len(apart) == 1 and {key.partition(".")[0] for key in left} <= {*_CLASSIFIERS} and len(left) in (1, 2):
+        return [_with_classifier(weights, apart[0], left, name, notes)]
+    found = [_group(weights, first, left, name, notes) for first in apart]
+    own = {key: weights[key] for key in left}
+    if all(group.averaged for group in found) and _convolutions(own) >= found[0].convolutions:
+        others = f"dropped beside names without a prefix: {some(f'{first}.' for first in apart)}"
+        return [Group("", False, own, (*notes, others)), *found]
+    return found
+
+
+def _with_classifier(
+    weights: Mapping[str, Tensor], first: str, classifier: list[str], name: str, notes: list[str]
+) -> Group:
+    """Return a network of which all but the classifier lies below a prefix, and nothing else anywhere."""
+    group = _group(weights, first, [], name, notes)
+    if any(key.partition(".")[0] in _CLASSIFIERS for key in group.weights):
+        return _group(weights, first, classifier, name, notes)
+    taken = {key: weights[key] for key in classifier}
+    note = f"took the classifier from beside {printable(first)}.: {some(classifier)}"
+    return Group(group.prefix, group.averaged, {**group.weights, **taken}, (*group.notes, note))
 
 
 def _group(weights: Mapping[str, Tensor], first: str, left: list[str], name: str, notes: list[str]) -> Group:
@@ -158,7 +179,10 @@ def _translate(weights: Mapping[str, Tensor], where: str, notes: list[str]) -> d
     """Give the tensors of Hugging Face's and OpenMMLab's ResNets the names that torchvision has."""
     if "head.fc.weight" in weights:
         notes.append("renamed from OpenMMLab's names")
-        names = {key: re.sub(r"^(backbone|head)\.", "", key) for key in weights}
+        recipe = [key for key in weights if key.startswith("data_preprocessor.")]
+        notes += [f"dropped beside backbone. and head.: {some(recipe)}"] if recipe else []
+        names = {key: re.sub(r"^(backbone|head)\.", "", key) for key in weights if key not in recipe}
+        weights = {key: weights[key] for key in names}
         return _renamed(weights, names, where)
     if "classifier.1.weight" not in weights:
         raise CheckpointError(

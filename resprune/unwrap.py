@@ -43,6 +43,7 @@ _AVERAGED = (
     "averaged_model",
 )
 _WRAPPERS = (*_OWN, *_AVERAGED)
+_KINDS = ("auto", "model", "ema")
 _DEPTH = 6
 """How deep wrappers may lie in each other; a pickled dict may hold itself."""
 _ARCH = ("arch", "model_name", "architecture", "backbone", "model", "net", "backbone_name", "encoder_name")
@@ -83,6 +84,8 @@ def unwrap(loaded: object, name: str, how: Reading) -> Unwrapped:
         CheckpointError: where there is no state dict.
         UsageError: where the network that was asked for is not there.
     """
+    if how.weights not in _KINDS:
+        raise UsageError(f"no kind of weights: {how.weights!r}", hint=f"choose from {', '.join(_KINDS)}")
     content = _mapping(loaded)
     if content is None:
         raise CheckpointError(

@@ -62,6 +62,7 @@ HUGGING_FACE = {"model_type": "resnet", "layer_type": "basic", "hidden_sizes": [
 PROCESSOR = {"image_mean": [0.5] * 3, "image_std": [0.2] * 3, "resample": 3}
 PROCESSORS: dict[str, tuple[dict[str, Any], tuple[int, int, int | None]]] = {
     "crop_pct": ({"size": 224, "crop_pct": 0.875}, (224, 224, 256)),
+    "no crop": ({"size": 384, "crop_pct": 0.875}, (384, 384, 384)),
     "shortest edge": ({"size": {"shortest_edge": 224}, "crop_pct": 0.875}, (224, 224, 256)),
     "crop": ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 200}}, (224, 200, 256)),
     "both sides": ({"size": {"height": 96, "width": 128}}, (96, 128, 96)),
@@ -124,7 +125,7 @@ def test_an_unknown_config_claims_nothing(tmp_path: Path) -> None:
 
 def test_shards_are_joined(tmp_path: Path) -> None:
     index = write_shards(tmp_path / "net", weights())
-    for place in (index, index.parent):
+    for place in (index, index.parent, index.parent / "model-00002-of-00002.safetensors"):
         found = checkpoint.read(place)
         assert_same(found.weights, weights())
         hashes = [
@@ -170,6 +171,7 @@ def test_a_folder_s_only_checkpoint_is_read(tmp_path: Path) -> None:
     [
         ([".metadata", "__0_0.distcp"], "dcp_to_torch"),
         (["latest", "zero_to_fp32.py"], "deepspeed.utils.zero_to_fp32"),
+        (["zero_pp_rank_0_mp_rank_00_model_states.pt"], "deepspeed.utils.zero_to_fp32"),
         (["mp_rank_00_model_states.pt"], "deepspeed.utils.zero_to_fp32"),
     ],
 )

@@ -79,6 +79,20 @@ FORMS: dict[str, Form] = {
         },
         "renamed from OpenMMLab's names",
     ),
+    "openmmlab's recipe": (
+        lambda: (
+            {
+                (f"head.{k.replace('linear', 'fc')}" if k.startswith("linear") else f"backbone.{k}"): t
+                for k, t in weights().items()
+            }
+            | {"data_preprocessor.mean": torch.ones(3)}
+        ),
+        "dropped beside backbone. and head.: data_preprocessor.mean",
+    ),
+    "classifier beside": (
+        lambda: {(k if k.startswith("linear") else f"encoder.{k}"): t for k, t in weights().items()},
+        "took the classifier from beside encoder.: linear.weight, linear.bias",
+    ),
     "torchvision's training": (torchvision_training, "dropped beside model: optimizer, lr_scheduler"),
     "timm's training": (timm_training, "also holds state_dict_ema: --weights ema reads it"),
 }
@@ -93,7 +107,7 @@ def test_the_weights_are_the_network_s(form: Form) -> None:
     make, note = form
     found = read(make())
     renamed = {name.replace("linear.", "fc."): tensor for name, tensor in weights().items()}
-    assert_same(found.weights, renamed if "OpenMMLab" in note else weights())
+    assert_same(found.weights, renamed if "fc.weight" in found.weights else weights())
     assert any(line.startswith(note) for line in found.notes) or not note
 
 
@@ -104,6 +118,11 @@ AVERAGES: dict[str, Callable[[], object]] = {
         "model_ema": {"n_averaged": torch.tensor(1), **below("module.", other())},
     },
     "lightning": lambda: {"state_dict": prefixed("model.") | below("ema_model.", other())},
+    "openmmlab": lambda: {
+        "state_dict": weights(),
+        "ema_state_dict": {"steps": torch.tensor(7), **below("module.", other())},
+    },
+    "prefix beside none": lambda: {"state_dict": weights() | below("model_ema.module.", other())},
 }
 
 
@@ -150,6 +169,7 @@ REFUSALS: dict[str, Refusal] = {
         UsageError,
         r"no averaged weights .*found: model.; --weights model",
     ),
+    "no kind": (weights, Reading(weights="best"), UsageError, "'best'; choose from auto, model, ema"),
     "no own": (
         lambda: {"model_ema": weights()},
         Reading(weights="model"),
@@ -177,3 +197,11 @@ def test_refusals_say_what_is_there(case: Refusal) -> None:
     with pytest.raises(kind, match=match) as caught:
         read(make(), how)
     assert caught.value.hint
+
+
+def test_a_classifier_is_taken_only_where_nothing_else_is_beside() -> None:
+    classifier = {name: t for name, t in weights().items() if name.startswith("linear.")}
+    body = below("encoder.", {name: t for name, t in weights().items() if name not in classifier})
+    assert "linear.weight" not in read(body | classifier | {"neck.weight": torch.ones(3, 3)}).weights
+    own = read(below("encoder.", weights()) | {"fc.weight": torch.ones(3, 3)})
+    assert_same(own.weights, weights())

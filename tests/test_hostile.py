@@ -26,6 +26,8 @@ from stored import (
     half,
     holding_itself,
     legacy,
+    packed,
+    packed_legacy,
     prefixed,
     torchscript,
     weights,
@@ -73,6 +75,26 @@ NO_CHECKPOINT: dict[str, Case] = {
         CheckpointError,
         "no weights .* model",
     ),
+    "one tensor many times": (
+        lambda: zipped(dict.fromkeys(map(str, range(1000)), torch.ones(10**5).half())),
+        CheckpointError,
+        "200,000,000 bytes of tensors in 200,000 stored ones",
+    ),
+    "deep tuple": (
+        lambda: packed(b"\x80\x02})" + b"\x85" * 10**6 + b"K\x01s."),
+        CheckpointError,
+        "tuples of 101 levels",
+    ),
+    "deep tuple, legacy": (
+        lambda: packed_legacy(b"\x80\x02})" + b"\x85" * 10**6 + b"K\x01s."),
+        CheckpointError,
+        "tuples of 101 levels",
+    ),
+    "wide tuple": (
+        lambda: packed(b"\x80\x02})" + b"q\x00h\x00h\x00\x87" * 30 + b"K\x01s."),
+        CheckpointError,
+        "parts",
+    ),
     "module": (
         lambda: zipped(nn.Linear(2, 2)),
         UnsafeCheckpointError,
@@ -110,6 +132,14 @@ UNUSABLE_WEIGHTS: dict[str, tuple[Callable[[], Weights], str]] = {
     ),
     "sparse": (lambda: cast(Tensor.to_sparse), "conv1.weight is stored as torch.sparse_coo"),
     "no numbers": (lambda: cast(lambda t: t.to("meta")), "conv1.weight has a shape and no numbers"),
+    "a count of many": (
+        lambda: weights() | {"bn1.num_batches_tracked": torch.ones(1, dtype=torch.int64).expand(10**12)},
+        "bn1.num_batches_tracked holds no single count",
+    ),
+    "a sparse count": (
+        lambda: weights() | {"bn1.num_batches_tracked": torch.tensor([1]).to_sparse()},
+        "bn1.num_batches_tracked holds no single count",
+    ),
     "no classes": (lambda: weights() | {"linear.weight": torch.ones(0, 32)}, r"linear.weight has no values"),
     "terabytes from one number": (
         lambda: weights() | {"conv1.weight": torch.ones(1).expand(10**12)},
@@ -288,3 +318,8 @@ def test_a_file_of_before_norms_counted_batches_is_read(tmp_path: Path) -> None:
     assert counters
     network = pipeline.load(tmp_path / "net.pt").network
     assert all(network.state_dict()[name] == 0 for name in counters)
+
+
+def test_what_a_file_claims_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    torch.save({"state_dict": weights(), "arch": "\x1b[31m\n"}, tmp_path / "net.pt")
+    assert r"names \x1b[31m\n, which" in " ".join(pipeline.load(tmp_path / "net.pt").origin.notes)

@@ -10,7 +10,8 @@ import pickle
 import subprocess
 from argparse import Namespace
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,10 @@ def test_plain_data_beside_weights_is_read(writer: Writer, tmp_path: Path) -> No
         "when": (moment, moment.date(), datetime.timedelta(1)),
         "torch": torch.__version__,
     }
-    loaded, notes = read(writer(content), tmp_path)
+    beside = {"config": SimpleNamespace(model="net"), "confusion": np.ones((2, 3))}
+    loaded, notes = read(writer(content | beside), tmp_path)
+    assert vars(loaded.pop("config")) == {"model": "net"}
+    assert not hasattr(loaded.pop("confusion"), "shape")
     assert vars(loaded.pop("args")) == {"data": Path("images"), "lr": 0.1}
     assert list(loaded.pop("last")) == [1, 2]
     assert loaded == {key: value for key, value in content.items() if key not in {"args", "last"}}
@@ -113,6 +117,12 @@ def test_what_was_allowed_before_stays_allowed_and_nothing_else(tmp_path: Path) 
 def test_numpy_types_of_objects_are_refused(code: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no plain number"):
         read(zipped({"a": Payload(np.dtype, code, False, True)}), tmp_path)
+
+
+def test_paths_are_made_of_text_only(tmp_path: Path) -> None:
+    content = Payload(PurePosixPath, PurePosixPath("a"))
+    with pytest.raises(CheckpointError, match="a string is expected, got PurePosixPath"):
+        read(zipped(content), tmp_path)
 
 
 def test_a_refusal_names_the_class_and_the_way_on(writer: Writer, tmp_path: Path) -> None:
