@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from resprune.checkpoint import DEMO
 from resprune.data.augmentation import Augmentation, augmentation, item_seed
-from resprune.data.batches import Batches, default_batch_size, is_small, open_source
+from resprune.data.batches import Batches, default_batch_size, is_small, normalise, open_source
 from resprune.data.random_access import (
     InOrder,
     OnImages,
@@ -27,6 +27,8 @@ from resprune.data.random_access import (
 )
 from resprune.errors import DataError, UsageError
 from resprune.records import DataSummary, Preprocessing
+
+__all__ = ["TrainingData", "TrainingImages", "batches_of", "normalise", "open_training"]
 
 MOST_HELD_OUT = 5000
 """More images would not tell epochs apart any better, and are missed in training."""
