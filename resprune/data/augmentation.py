@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -130,7 +131,9 @@ def _timm_transform(recipe: Preprocessing, auto_augment: str | None) -> Callable
     from timm.data.transforms_factory import create_transform  # timm takes a second to import
 
     if auto_augment is not None:
-        if auto_augment.split("-")[0] not in _POLICIES:
+        policy, *settings = auto_augment.split("-")
+        # timm passes over settings that it does not know; all that it knows have a number or begin with t.
+        if policy not in _POLICIES or not all(re.match(r"t|[a-z]+\d", setting) for setting in settings):
             raise _unknown_policy(auto_augment)
         if recipe.channels == 1:
             raise UsageError(
