@@ -83,7 +83,8 @@ def finetune(
     if teacher == "original":
         teacher = None if chain.origin.format == FROM_SCRATCH else chain
     _check_teacher(chain, teacher)
-    engine = training.engine(device, trackers, out)
+    tracks = None if out is None else Path(out) / output.TRACKS_FOLDER
+    engine = training.engine(device, trackers, tracks)
     images = open_training(
         checkpoint.DEMO if data is None else data,
         chain.preprocessing,

@@ -20,6 +20,8 @@ from resprune.records import Architecture, Origin, Preprocessing, Survey
 FORMS = ("paper-homogeneous-N", "paper-standard-N")
 """The names, N being the number of residual blocks."""
 
+FROM_SCRATCH = "from scratch"
+"""Format of the origin of such a network."""
 _NAME = re.compile(r"paper-(homogeneous|standard)-([1-9][0-9]{0,3})")
 _MEANT = re.compile(r"paper[-_][^/\\.]*")
 _FILTERS, _FILTERS_OF_GREY = 64, 32
@@ -62,7 +64,7 @@ def fresh(name: str, survey: Survey, *, seed: int) -> ResidualChain:
         survey.std,
         source=f"measured on {survey.measured:,} training images",
     )
-    return assemble(network.requires_grad_(False), architecture, recipe, Origin(name, "", "from scratch"))
+    return assemble(network.requires_grad_(False), architecture, recipe, Origin(name, "", FROM_SCRATCH))
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:

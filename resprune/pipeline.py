@@ -21,10 +21,11 @@ import torch
 from resprune import checkpoint, doubt, surgery, trajectory
 from resprune.chain import ResidualChain, seeded_images
 from resprune.checks import check_network
-from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST, Batches, open_data
+from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST, Batches, open_data, survey
 from resprune.errors import UsageError
 from resprune.export import folder as output
 from resprune.families import FAMILIES, Family
+from resprune.fresh import fresh, is_name
 from resprune.opening import open_chain
 from resprune.records import (
     READ_SAFELY,
@@ -76,22 +77,32 @@ def load(
     arch: str | None = None,
     assume: Mapping[str, str] | None = None,
     reading: Reading = READ_SAFELY,
+    data: str | Path | None = None,
+    split: str | None = None,
+    seed: int = 0,
     **recipe: Any,
 ) -> ResidualChain:
     """Read a checkpoint file, a folder, a registered name, or ``demo``, and view it as a chain.
 
     Args:
-        source: See `resprune.checkpoint.read`, also for what is raised.
+        source: See `resprune.checkpoint.read`, also for what is raised; or one of the paper's networks from
+            scratch, ``paper-homogeneous-54`` or ``paper-standard-54``, for ``data``.
         device: ``cpu``, ``cuda``, ...; ``auto`` takes CUDA where there is one.
         preprocessing: Overrides what the checkpoint or its family says.
         family: Of your own, for what is none of resprune's: a folder written from a wrapped module.
         arch: Name of the architecture, such as ``resnetaa50``, where names and shapes fit several.
         assume: Values of assumptions by name, such as ``{"stride": "1x1"}``; `inspect` lists them.
         reading: Which weights of several, and how far the file is trusted.
+        data: Training images that a network from scratch is made for.
+        split: Of them; by default ``train``.
+        seed: Of the weights of a network from scratch.
         recipe: Parts of the preprocessing, over what is known: see `Preprocessing.changed`.
     """
-    wish = Wish(arch, assume or {})
-    chain = open_chain(checkpoint.read(source, reading), preprocessing, wish=wish, family=family)
+    if is_name(str(source)) and not Path(source).exists():
+        chain = _from_scratch(str(source), data, split, seed)
+    else:
+        wish = Wish(arch, assume or {})
+        chain = open_chain(checkpoint.read(source, reading), preprocessing, wish=wish, family=family)
     try:
         chain = replace(chain, preprocessing=chain.preprocessing.changed(**recipe))
     except ValueError as error:
@@ -108,6 +119,16 @@ def load(
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(f"device {device!r} cannot be used ({reason})", hint="use --device cpu") from error
     return chain
+
+
+def _from_scratch(name: str, data: str | Path | None, split: str | None, seed: int) -> ResidualChain:
+    if data is None:
+        raise UsageError(
+            "a network from scratch is made for its training images",
+            where=name,
+            hint="resprune finetune takes it with --data; in Python, load(name, data=...)",
+        )
+    return fresh(name, survey(data, split=split, seed=seed), seed=seed)
 
 
 def batches_for(chain: ResidualChain, data: Data | None, **options: Any) -> Batches:

@@ -1,9 +1,9 @@
-"""Images for a network: a data spec becomes a `Source`, a source becomes `Batches`, streamed."""
+"""Images for a network: a data spec becomes a `Source`, that becomes `Batches` or `TrainingData`."""
 
-from resprune.data.batches import Batches, open_data
+from resprune.data.batches import Batches, normalise, open_data
 from resprune.data.sources import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST
 from resprune.data.survey import survey
-from resprune.data.training import TrainingData, TrainingImages, batches_of, normalise, open_training
+from resprune.data.training import TrainingData, TrainingImages, batches_of, open_training
 
 __all__ = [
     "CHOICE_FIRST",

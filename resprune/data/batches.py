@@ -39,7 +39,7 @@ class Batches:
         pixels: list[np.ndarray] = []
         labels: list[int] = []
         for item in self.source:
-            pixels.append(_decode(item, self.preprocessing))
+            pixels.append(decode(item, self.preprocessing))
             if item.label is not None:
                 labels.append(item.label)
             if len(pixels) == self.batch_size:
@@ -49,12 +49,35 @@ class Batches:
             yield self._batch(pixels, labels)
 
     def _batch(self, pixels: list[np.ndarray], labels: list[int]) -> tuple[Tensor, Tensor | None]:
-        recipe = self.preprocessing
         # (n, h, w, c) bytes seen as (n, c, h, w) are channels-last, the format convolutions like best.
-        images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float().div_(255)
-        images.sub_(torch.tensor(recipe.mean).view(1, -1, 1, 1))
-        images.div_(torch.tensor(recipe.std).view(1, -1, 1, 1))
-        return images, torch.tensor(labels) if self.labelled else None
+        images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+        return normalise(images, self.preprocessing), torch.tensor(labels) if self.labelled else None
+
+
+def is_small(recipe: Preprocessing) -> bool:
+    """Whether images are of the size of CIFAR's or MNIST's, or little larger, and taken as they are."""
+    return recipe.resize is None and recipe.height * recipe.width <= 64 * 64
+
+
+def default_batch_size(recipe: Preprocessing) -> int:
+    """Return 128 for small images and 32 for large ones."""
+    return 128 if recipe.height * recipe.width <= 64 * 64 else 32
+
+
+def normalise(images: Tensor, recipe: Preprocessing) -> Tensor:
+    """Return the network's input, (x / 255 - mean) / std.
+
+    Args:
+        images: Bytes (n, c, h, w), on any device and in any memory format, which are kept.
+        recipe: Of the network.
+    """
+
+    def channels(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, device=images.device).view(1, -1, 1, 1)
+
+    # A GPU multiplies by the reciprocal of a number, which rounds otherwise; a tensor is divided by everywhere.
+    scaled = images.float().div_(channels([255.0]))
+    return scaled.sub_(channels(recipe.mean)).div_(channels(recipe.std))
 
 
 def open_data(
@@ -85,31 +108,29 @@ def open_data(
         DataError: where nothing can be read, or it does not fit the network.
         UsageError: where the split does not exist.
     """
-    name, source = open_source(spec, split, order)
-    if source.label_names is not None and len(source.label_names) != classes:
-        raise DataError(
-            f"the labels have {len(source.label_names)} classes, the network {classes}",
-            where=spec,
-            hint="use the data that the network was trained on",
-        )
+    name, source = open_source(spec, classes, split, order)
     if samples is not None and samples < len(source):
         source = Sample(source, draw(len(source), samples, seed))
-    size = batch_size or (128 if preprocessing.height * preprocessing.width <= 64 * 64 else 32)
+    size = batch_size or default_batch_size(preprocessing)
     summary = DataSummary(str(spec), name, len(source), preprocessing)
     _check_first(source, preprocessing)
     return Batches(CheckedLabels(source, classes), summary, preprocessing, size)
 
 
-def open_source(spec: str | Path, split: str | None, order: Sequence[str]) -> tuple[str | None, Source]:
-    """Return the split's name, None where the data is not divided, and its images; see `open_data`.
+def open_source(
+    spec: str | Path, classes: int | None, split: str | None, order: Sequence[str], *, strict: bool = False
+) -> tuple[str | None, Source]:
+    """Return the name of a split and its images, whose classes are as many as the network's if that is known.
+
+    Where it is ``strict``, data that has splits, but none of ``order``, is refused unless ``split`` names one.
+    All else is as in `open_data`.
 
     Raises:
-        DataError: where nothing can be read, or there are no images.
-        UsageError: where the split does not exist.
+        DataError, UsageError: as `open_data` does.
     """
     root = DEMO_FOLDER / "validation.parquet" if str(spec) == DEMO else Path(spec)
     try:
-        name, source = find_source(root, str(spec), split, order)
+        name, source = find_source(root, str(spec), split, order, strict=strict)
     except OSError as error:
         raise DataError(
             f"cannot be read ({error.strerror})", where=spec, hint="check its permissions"
@@ -117,6 +138,12 @@ def open_source(spec: str | Path, split: str | None, order: Sequence[str]) -> tu
     if len(source) == 0:
         place = "" if name is None else f" in the split {name!r}"
         raise DataError(f"no images found{place}", where=spec, hint=LAYOUTS)
+    if classes is not None and source.label_names is not None and len(source.label_names) != classes:
+        raise DataError(
+            f"the labels have {len(source.label_names)} classes, the network {classes}",
+            where=spec,
+            hint="use the data that the network was trained on",
+        )
     return name, source
 
 
@@ -134,20 +161,35 @@ def draw(count: int, samples: int, seed: int) -> frozenset[int]:
 
 def _check_first(source: Source, preprocessing: Preprocessing) -> None:
     """Decode one image now, so that data that does not fit is refused before anything is computed."""
-    _decode(next(iter(source)), preprocessing)
+    decode(next(iter(source)), preprocessing)
 
 
-def _decode(item: Item, recipe: Preprocessing) -> np.ndarray:
-    """Return (h, w, c) bytes of the network's input size."""
-    return decode(item, lambda image: _fit(image, item.where, recipe))
+def decode(item: Item, recipe: Preprocessing) -> np.ndarray:
+    """Return (h, w, c) bytes of the network's input size.
+
+    Raises:
+        DataError: where the image is damaged or not what the network takes.
+    """
+    return pixels_of(item, lambda image: _fit(image, item.where, recipe))
 
 
-def decode(item: Item, fit: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+def decode_whole(item: Item, recipe: Preprocessing) -> np.ndarray:
+    """Return (h, w, c) bytes of a photograph's own size, in the network's channels.
+
+    Raises:
+        DataError: where the image is damaged, or of another size than the recipe insists on.
+    """
+    if recipe.resize is None:
+        return decode(item, recipe)
+    return pixels_of(item, lambda image: image.convert(_mode(recipe)))
+
+
+def pixels_of(item: Item, prepare: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     """Return the (h, w, c) bytes of an image.
 
     Args:
         item: Undecoded.
-        fit: What is done to the image before its pixels are taken.
+        prepare: What is done to the image before its pixels are taken.
 
     Raises:
         DataError: where it cannot be decoded.
@@ -155,7 +197,7 @@ def decode(item: Item, fit: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     try:
         opened = Image.open(io.BytesIO(item.content) if isinstance(item.content, bytes) else item.content)
         with opened as image:
-            pixels = np.asarray(fit(image))
+            pixels = np.asarray(prepare(image))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(
@@ -164,9 +206,14 @@ def decode(item: Item, fit: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
+def _mode(recipe: Preprocessing) -> str:
+    """Return Pillow's name for the recipe's channels."""
+    return "L" if recipe.channels == 1 else "RGB"
+
+
 def _fit(image: Image.Image, where: str, recipe: Preprocessing) -> Image.Image:
     """Bring an image to the input's size and channels, or refuse it."""
-    mode = "L" if recipe.channels == 1 else "RGB"
+    mode = _mode(recipe)
     if recipe.resize is not None:
         # Photographs come grey, with alpha or in CMYK; the usual recipes convert them without a word.
         interpolation = InterpolationMode(recipe.interpolation)

@@ -72,7 +72,7 @@ class ParquetSource:
                     rows += file.metadata.num_rows
                     schema = file.schema_arrow
             except (OSError, pa.ArrowException) as error:
-                raise _unreadable(path, error) from error
+                raise unreadable(path, error) from error
             if "image" not in schema.names:
                 raise DataError(
                     f"no column 'image' (found {', '.join(schema.names[:6])})",
@@ -96,9 +96,10 @@ class ParquetSource:
         columns = ["image", "label"] if self.labelled else ["image"]
         for path in self.files:
             for row, record in enumerate(_records(path, columns)):
-                yield self._item(path, row, record)
+                yield self.item(path, row, record)
 
-    def _item(self, path: Path, row: int, record: dict) -> Item:
+    def item(self, path: Path, row: int, record: dict) -> Item:
+        """Return what a row holds, or refuse it with a `DataError`."""
         where, image = f"{path}, row {row}", record["image"]
         content = image.get("bytes") if isinstance(image, dict) else image
         if not isinstance(content, bytes):
@@ -117,10 +118,11 @@ def _records(path: Path, columns: list[str]) -> Iterator[dict]:
             for batch in file.iter_batches(batch_size=64, columns=columns):
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
+def unreadable(path: Path, error: Exception) -> DataError:
+    """Return the error for a damaged Parquet file."""
     reason = " ".join(str(error).split())
     return DataError(f"no readable Parquet file ({reason})", where=path, hint="download or write it again")
 
@@ -141,8 +143,11 @@ class FileSource:
         return len(self.files)
 
     def __iter__(self) -> Iterator[Item]:
-        for path, label in self.files:
-            yield Item(str(path), path, label)
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Item:
+        path, label = self.files[index]
+        return Item(str(path), path, label)
 
 
 @dataclass(frozen=True)
@@ -188,17 +193,29 @@ class CheckedLabels(_View):
 
     def __iter__(self) -> Iterator[Item]:
         for item in self.source:
-            if self.labelled and (item.label is None or not 0 <= item.label < self.classes):
-                raise DataError(
-                    f"label {item.label}, but the network has the classes 0..{self.classes - 1}",
-                    where=item.where,
-                    hint="use the data that the network was trained on",
-                )
+            if self.labelled:
+                check_label(item.label, self.classes, item.where)
             yield item
 
 
-def find_source(root: Path, spec: str, split: str | None, order: Sequence[str]) -> tuple[str | None, Source]:
-    """Return the split's name and its images."""
+def check_label(label: int | None, classes: int, where: str) -> None:
+    """Refuse a label that is no class index of the network.
+
+    Raises:
+        DataError: that says where the image is.
+    """
+    if label is None or not 0 <= label < classes:
+        raise DataError(
+            f"label {label}, but the network has the classes 0..{classes - 1}",
+            where=where,
+            hint="use the data that the network was trained on",
+        )
+
+
+def find_source(
+    root: Path, spec: str, split: str | None, order: Sequence[str], *, strict: bool = False
+) -> tuple[str | None, Source]:
+    """Return the split's name and its images; see `open_source` in `resprune.data.batches`."""
     if not root.exists():
         raise DataError("no such file or folder", where=spec, hint=LAYOUTS)
     splits = _splits(root)
@@ -208,6 +225,14 @@ def find_source(root: Path, spec: str, split: str | None, order: Sequence[str]) 
                 f"there is no split {split!r}, the data is not divided", where=spec, hint="leave --split out"
             )
         return None, _open_plain(root, spec)
+    # Shards named part-0, part-1, ... are one part of nothing.
+    undivided = len(splits) == 1 and not set(splits) & set(VALIDATION_FIRST)
+    if strict and split is None and not undivided and not set(splits) & set(order):
+        raise UsageError(
+            f"there is no split {' or '.join(order)}, only {', '.join(sorted(splits))}",
+            where=spec,
+            hint="give data that has it, or name the split that is meant with --split",
+        )
     wanted = None if split is None else _ALIASES.get(split, split)
     name = wanted if split is not None else next((s for s in order if s in splits), next(iter(splits)))
     if name not in splits:

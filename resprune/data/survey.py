@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from resprune.checkpoint import DEMO
-from resprune.data.batches import decode, draw, open_source
+from resprune.data.batches import draw, open_source, pixels_of
 from resprune.data.sources import Item, Source
 from resprune.errors import DataError
 from resprune.records import Survey
@@ -37,13 +37,7 @@ def survey(spec: str | Path, *, split: str | None = None, samples: int = SURVEYE
             labels are missing or no class indices.
         UsageError: where the split does not exist.
     """
-    name, source = open_source(spec, split, (_TRAIN,))
-    if split is None and name not in (None, _TRAIN) and str(spec) != DEMO:
-        raise DataError(
-            f"there is no split {_TRAIN!r} (found {name!r})",
-            where=spec,
-            hint="add training images, or name the split that holds them",
-        )
+    name, source = open_source(spec, None, split, (_TRAIN,), strict=str(spec) != DEMO)
     if not source.labelled:
         raise DataError(
             "the images have no labels, and training needs them",
@@ -112,7 +106,7 @@ class _Pixels:
         Raises:
             DataError: where it cannot be read, or has another shape than those before it.
         """
-        pixels = decode(item, lambda image: _plain(image, item.where))
+        pixels = pixels_of(item, lambda image: _plain(image, item.where))
         if not self.shape:
             self.shape, self.counts = pixels.shape, np.zeros((pixels.shape[2], 256), np.int64)
         if pixels.shape != self.shape:

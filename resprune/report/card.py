@@ -72,7 +72,7 @@ resprune {version("resprune")}, epoch {best.epoch} of {outcome.epochs}.
 |---|---|---|
 | accuracy | {_accuracy(start.final)} | {_accuracy(best.final)} |
 | loss (nats) | {_loss(start.final)} | {_loss(best.final)} |
-| mean accuracy of the last stage's exits | {_share(start.last_stage_accuracy)} | {_share(best.last_stage_accuracy)} |
+| mean of the last stage's exits | {_share(start.last_stage_accuracy)} | {_share(best.last_stage_accuracy)} |
 | branches that are exactly zero | {len(start.zero_branches)} | {len(best.zero_branches)} |
 
 Measured on {measured}; the test images were not looked at.

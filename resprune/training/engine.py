@@ -11,10 +11,8 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from resprune.errors import UsageError
 
-TRACKS_FOLDER = "tracks"
 
-
-def engine(device: str = "auto", trackers: Sequence[str] = (), folder: str | Path | None = None) -> Accelerator:
+def engine(device: str = "auto", trackers: Sequence[str] = (), place: str | Path | None = None) -> Accelerator:
     """Return an accelerator for the best device, and for the processes of the launcher if there is one.
 
     Precision is the loop's own affair: Accelerate keeps its choice for the life of a process, and a
@@ -23,7 +21,7 @@ def engine(device: str = "auto", trackers: Sequence[str] = (), folder: str | Pat
     Args:
         device: ``auto`` or ``cpu``.
         trackers: Names of programs that log the figures.
-        folder: Of the run; they may write below it.
+        place: Folder that they may write to.
 
     Raises:
         UsageError: where a tracker is unknown or not installed, or the device is another.
@@ -40,12 +38,11 @@ def engine(device: str = "auto", trackers: Sequence[str] = (), folder: str | Pat
             raise UsageError(f"no tracker {name!r}", hint=f"choose from {', '.join(known)}")
         if name not in there:
             raise UsageError(f"the tracker {name} is not installed", hint=f"pip install {name}")
-    place = None if folder is None else Path(folder) / TRACKS_FOLDER
     return Accelerator(
         cpu=device == "cpu",
         mixed_precision="no",
         log_with=list(trackers) or None,
-        project_dir=place if trackers else None,
+        project_dir=str(place) if trackers else None,
     )
 
 

@@ -9,8 +9,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 from accelerate import Accelerator
-from timm.data import Mixup
-from timm.utils import ModelEmaV3
+from timm.data.mixup import Mixup
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from resprune.chain import ResidualChain

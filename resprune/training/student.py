@@ -111,8 +111,9 @@ def own_exit_state(chain: ResidualChain, heads: Heads) -> dict[str, Tensor]:
             if tensor.is_floating_point() and (heads == "separate" or _is_statistic(own)):
                 name = names[id(tensor)]
                 before = chain.exit_state.get(name)
-                fits = before is not None and len(before) == exits
-                state[name] = before.clone() if fits else tensor.detach().expand(exits, *tensor.shape).clone()
+                if before is None or len(before) != exits:
+                    before = tensor.detach().expand(exits, *tensor.shape)
+                state[name] = before.clone()
     return state
 
 

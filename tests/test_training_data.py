@@ -1,0 +1,366 @@
+"""Training images: divided and augmented as a function of the seed, however they are stored and read."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from commands import assert_helpful
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from resprune.data import TrainingData, batches_of, normalise, open_data, open_training, random_access
+from resprune.data.augmentation import CropFlip, item_seed
+from resprune.errors import DataError, ResPruneError, UsageError
+from resprune.records import Preprocessing
+
+SMALL = Preprocessing(3, 32, 32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+GREY = Preprocessing(1, 32, 32, mean=(0.3,), std=(0.3,))
+LARGE = Preprocessing(3, 48, 48, SMALL.mean, SMALL.std, resize=56, interpolation="bicubic")
+GREY_LARGE = Preprocessing(1, 48, 48, GREY.mean, GREY.std, resize=56)
+FolderWriter = Callable[..., Path]
+
+
+def as_parquet(folder: Path, place: Path, shards: int = 3) -> Path:
+    """Write the images of class folders as Parquet files, in the same order."""
+    files = [
+        (path, label) for label, sub in enumerate(sorted(folder.iterdir())) for path in sorted(sub.iterdir())
+    ]
+    rows = [{"image": {"bytes": path.read_bytes(), "path": path.name}, "label": label} for path, label in files]
+    place.mkdir()
+    cuts = np.linspace(0, len(rows), shards + 1).astype(int)
+    for shard, (first, end) in enumerate(pairwise(cuts)):
+        table = pa.Table.from_pylist(rows[first:end])
+        pq.write_table(table, place / f"train-{shard:05d}.parquet", row_group_size=5)
+    return place
+
+
+def everything(data: TrainingData, epoch: int = 0) -> tuple[Tensor, list[int]]:
+    pairs = [data.images[index, epoch] for index in range(len(data.images))]
+    return torch.stack([image for image, _ in pairs]), [label for _, label in pairs]
+
+
+def held_out(data: TrainingData) -> tuple[Tensor, list[int]]:
+    assert data.held_out is not None
+    batches = list(data.held_out)
+    labels = [int(label) for _, labels in batches if labels is not None for label in labels]
+    return torch.cat([images for images, _ in batches]), labels
+
+
+def refused(kind: type[ResPruneError], match: str, place: Path | str, **options: Any) -> None:
+    options = {"preprocessing": SMALL, "classes": 10} | options
+    with pytest.raises(kind, match=match) as caught:
+        open_training(place, **options)
+    if kind is DataError:
+        assert_helpful(caught.value, kind, Path(place))
+    assert "\n" not in str(caught.value)
+
+
+# What is trained on, what is held out
+
+
+@pytest.mark.parametrize("parquet", [False, True])
+@pytest.mark.parametrize("samples", [None, 23])
+def test_the_held_out_images_and_the_others_are_all_there_are(
+    image_folder: FolderWriter, tmp_path: Path, parquet: bool, samples: int | None
+) -> None:
+    place = image_folder(each=4)
+    place = as_parquet(place, tmp_path / "parquet") if parquet else place
+    options: dict[str, Any] = {"samples": samples, "seed": 3}
+    ((images, labels),) = open_data(place, SMALL, 10, **options)
+    assert labels is not None
+    data = open_training(place, SMALL, 10, hold_out=0.25, augment="none", **options)
+    trained, trained_labels = everything(data)
+    held, held_labels = held_out(data)
+    count = samples or 40
+    assert (
+        (len(trained), len(held)) == (data.summary.samples, round(count / 4)) == (count - len(held), len(held))
+    )
+
+    def multiset(pixels: Tensor, classes: list[int]) -> list[tuple[bytes, int]]:
+        return sorted((image.numpy().tobytes(), label) for image, label in zip(pixels, classes, strict=True))
+
+    # Normalised here by `normalise`, there by Batches, so this holds bit by bit or not at all.
+    both = multiset(normalise(trained, SMALL), trained_labels) + multiset(held, held_labels)
+    assert sorted(both) == multiset(images, labels.tolist())
+    assert len({image for image, _ in both}) == count
+
+
+def test_the_division_is_the_seeds(image_folder: FolderWriter) -> None:
+    place = image_folder(each=4)
+
+    def held(seed: int) -> Tensor:
+        return held_out(open_training(place, SMALL, 10, seed=seed))[0]
+
+    assert torch.equal(held(0), held(0))
+    assert not torch.equal(held(0), held(1))
+    assert open_training(place, SMALL, 10, hold_out=0).held_out is None
+
+
+def test_only_the_training_split_is_looked_at(image_folder: FolderWriter, tmp_path: Path) -> None:
+    image_folder("tree/train", each=2)
+    (image_folder("tree/test", each=1) / "class0" / "0.png").write_bytes(b"junk")
+    assert open_training(tmp_path / "tree", SMALL, 10).summary.split == "train"
+    image_folder("late/val", each=1)
+    image_folder("late/test", each=1)
+    refused(UsageError, "there is no split train, only test, validation; give", tmp_path / "late")
+    assert open_training(tmp_path / "late", SMALL, 10, split="val").summary.split == "validation"
+    place = as_parquet(image_folder("plain"), tmp_path / "parts")
+    for path in sorted(place.iterdir()):
+        path.rename(path.with_name(path.name.replace("train", "part")))
+    assert open_training(place, SMALL, 10).summary.samples == 18
+
+
+def test_the_demo_may_be_trained_on() -> None:
+    recipe = Preprocessing(1, 28, 28, (0.5,), (0.25,))
+    data = open_training("demo", recipe, 10, samples=20)
+    assert (data.summary.split, data.summary.samples, len(data.images)) == ("validation", 18, 18)
+
+
+def test_parquet_and_class_folders_give_the_same(image_folder: FolderWriter, tmp_path: Path) -> None:
+    folder = image_folder(each=3, size=60)
+    parquet = as_parquet(folder, tmp_path / "parquet")
+    wishes: list[dict[str, Any]] = [{"augment": "timm"}, {"augment": "none", "samples": 7}]
+    for options in wishes:
+        one, two = (open_training(place, LARGE, 10, seed=1, **options) for place in (folder, parquet))
+        assert torch.equal(everything(one)[0], everything(two)[0])
+        assert everything(one)[1] == everything(two)[1]
+        assert torch.equal(held_out(one)[0], held_out(two)[0])
+
+
+def test_small_images_are_counted_while_they_are_decoded(image_folder: FolderWriter) -> None:
+    counts: list[int] = []
+    open_training(image_folder(each=30), SMALL, 10, hold_out=0, on_images=counts.append)
+    assert counts == [256, 44]
+
+
+# Augmentation
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_normalise_is_what_batches_do(channels_last: bool) -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
+    pixels = pixels.contiguous(memory_format=torch.channels_last) if channels_last else pixels
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (SMALL.mean, SMALL.std))
+    result = normalise(pixels, SMALL)
+    assert torch.equal(result, (pixels.float() / 255 - mean) / std)
+    assert result.stride() == pixels.stride()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        (SMALL, {}),
+        (SMALL, {"augment": "timm", "auto_augment": "v0"}),
+        (GREY, {}),
+        (LARGE, {}),
+        (LARGE, {"auto_augment": "rand-m9-mstd0.5-inc1"}),
+        (LARGE, {"auto_augment": "augmix-m3-w3"}),
+        (GREY_LARGE, {}),
+    ],
+)
+def test_an_image_is_a_function_of_seed_epoch_and_index(
+    image_folder: FolderWriter, recipe: Preprocessing, options: dict[str, Any]
+) -> None:
+    place = image_folder(mode="RGB" if recipe.channels == 3 else "L", size=32 if recipe.resize is None else 60)
+    data, again = (open_training(place, recipe, 10, **options) for _ in range(2))
+    before, _ = everything(data, epoch=1)
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(5)
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    backwards = [again.images[index, 1][0] for index in reversed(range(len(again.images)))]
+    assert torch.equal(before, torch.stack(backwards[::-1]))
+    assert random.getstate() == states[0]
+    assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), states[1], strict=True))
+    assert torch.equal(torch.get_rng_state(), states[2])
+    assert before.dtype == torch.uint8
+    assert before.shape[1:] == (recipe.channels, recipe.height, recipe.width)
+    assert not torch.equal(before, everything(data, epoch=2)[0])
+    reseeded = replace(data, images=replace(data.images, seed=1))
+    assert not torch.equal(before, everything(reseeded, epoch=1)[0])
+
+
+def test_a_crop_is_a_window_of_the_padded_image(image_folder: FolderWriter) -> None:
+    place, border = image_folder(), torch.tensor([102, 128, 153], dtype=torch.uint8).view(3, 1, 1)
+    plain, _ = everything(open_training(place, SMALL, 10, augment="none"))
+    windows: set[tuple[int, int, bool]] = set()
+    for augment in ("crop", "crop-flip", "auto"):
+        data = open_training(place, SMALL, 10, augment=augment)
+        for index, image in enumerate(plain):
+            padded = border.expand(3, 40, 40).clone()
+            padded[:, 4:36, 4:36] = image
+            found = {
+                (y, x, flipped)
+                for y in range(9)
+                for x in range(9)
+                for flipped in (False, True)
+                for window in [padded[:, y : y + 32, x : x + 32]]
+                if torch.equal(window.flip(2) if flipped else window, data.images[index, 0][0])
+            }
+            assert len(found) == 1
+            windows |= found if augment != "crop" else set()
+            assert augment != "crop" or not found.pop()[2]
+    assert {flipped for _, _, flipped in windows} == {False, True}
+    assert len(windows) > 9
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_crop_is_torchvisions_with_padding(flip: bool) -> None:
+    image = torch.randint(0, 256, (3, 24, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    recipe = replace(SMALL, height=24)
+    crop = v2.RandomCrop([24, 32], padding=[4, 3], fill=[102, 128, 153])
+    reference = v2.Compose([crop, v2.RandomHorizontalFlip()]) if flip else crop
+    for seed in range(20):
+        torch.manual_seed(seed)
+        assert torch.equal(CropFlip(recipe, flip)(image, seed), reference(image))
+
+
+def test_grey_images_are_not_mirrored(image_folder: FolderWriter) -> None:
+    place = image_folder(mode="L")
+    auto, crop = (open_training(place, GREY, 10, augment=augment) for augment in ("auto", "crop"))
+    for epoch in range(3):
+        assert torch.equal(everything(auto, epoch)[0], everything(crop, epoch)[0])
+
+
+def test_large_images_without_augmentation_are_as_for_inference(image_folder: FolderWriter) -> None:
+    place = image_folder(size=60)
+    data = open_training(place, LARGE, 10, augment="none", hold_out=0)
+    ((images, _),) = open_data(place, LARGE, 10)
+    assert torch.equal(normalise(everything(data)[0], LARGE), images)
+
+
+def test_seeds_differ_in_every_number() -> None:
+    seeds = {item_seed(s, e, i) for s in (-1, 0, 1, 11) for e in range(12) for i in range(112)}
+    assert len(seeds) == 4 * 12 * 112
+    assert all(0 <= seed < 2**64 for seed in seeds)
+
+
+# Loaders
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # Python 3.12 and newer, with threads
+@pytest.mark.parametrize("recipe", [SMALL, LARGE])
+@pytest.mark.parametrize("augment", ["auto", "none"])
+def test_workers_give_what_no_workers_give(
+    image_folder: FolderWriter, tmp_path: Path, recipe: Preprocessing, augment: str
+) -> None:
+    folder = image_folder(size=32 if recipe is SMALL else 60)
+    data = open_training(as_parquet(folder, tmp_path / "parquet"), recipe, 10, augment=augment)
+    keys = [[(17, 0), (2, 3)], [(5, 1)], [(2, 3), (0, 0), (1, 9)], [(8, 8)]]
+    state = torch.get_rng_state()
+    alone, helped = (list(batches_of(data.images, keys, workers)) for workers in (0, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(batches_of(data.images, keys)) == len(alone) == len(helped) == len(keys)
+    for batch, other, wanted in zip(alone, helped, keys, strict=True):
+        for images, labels in (batch, other):
+            assert torch.equal(images, torch.stack([data.images[key][0] for key in wanted]))
+            assert labels.tolist() == [data.images[key][1] for key in wanted]
+            assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
+            assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_photograph_is_one_clear_error(image_folder: FolderWriter, workers: int) -> None:
+    place = image_folder(size=60)
+    (place / "class3" / "1.png").write_bytes(b"junk")
+    data = open_training(place, LARGE, 10, hold_out=0)
+    with pytest.raises(DataError) as caught:
+        list(batches_of(data.images, [[(0, 0)], [(7, 0)]], workers))
+    assert_helpful(caught.value, DataError, place)
+    assert str(caught.value).endswith(
+        "1.png: the image cannot be decoded (no known image format); replace or remove it"
+    )
+
+
+# Refusals
+
+
+def test_images_that_cannot_be_trained_on_are_refused(image_folder: FolderWriter, tmp_path: Path) -> None:
+    place = image_folder()
+    refused(DataError, "no such file or folder; give", tmp_path / "missing")
+    refused(DataError, "there are no labels to train with; use", place / "class0")
+    refused(DataError, "the labels have 10 classes, the network 7; use", place, classes=7)
+    refused(DataError, "takes 28x28 pixels", place, preprocessing=replace(SMALL, height=28, width=28))
+    refused(DataError, "takes 4 channels, images have 1 or 3", place, preprocessing=replace(SMALL, channels=4))
+    refused(DataError, "no images are left to train on, all 1 are held out; hold", place, samples=1)
+    refused(DataError, "no images are left", place, hold_out=0.99)
+    (tmp_path / "empty").mkdir()
+    refused(DataError, "no images found", tmp_path / "empty")
+    refused(UsageError, "there is no split 'train', the data is not divided", place, split="train")
+    (place / "class3" / "1.png").write_bytes(b"junk")
+    refused(DataError, "1.png: the image cannot be decoded", place, hold_out=0)
+
+
+@pytest.mark.parametrize("label", [10, -1, None])
+def test_a_wrong_label_is_refused_wherever_it_is(
+    image_folder: FolderWriter, tmp_path: Path, label: int | None
+) -> None:
+    place = as_parquet(image_folder(), tmp_path / "parquet")
+    last = max(place.iterdir())
+    table = pq.read_table(last).to_pylist()
+    table[-1]["label"] = label
+    pq.write_table(pa.Table.from_pylist(table), last)
+    refused(DataError, rf"{last.name}, row {len(table) - 1}: label {label}, but", place, samples=2)
+
+
+def test_rows_without_images_or_labels_are_refused(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(file, "PNG")
+    table = pa.table({"image": [file.getvalue(), None], "label": [0, 1]})
+    pq.write_table(table, tmp_path / "train.parquet")
+    refused(DataError, "train.parquet, row 1: the image has no bytes", tmp_path, hold_out=0)
+    pq.write_table(table.drop_columns("label"), tmp_path / "train.parquet")
+    refused(DataError, "there are no labels to train with", tmp_path)
+    content = (tmp_path / "train.parquet").read_bytes()
+    (tmp_path / "train.parquet").write_bytes(content[: len(content) // 2])
+    refused(DataError, "no readable Parquet file", tmp_path)
+
+
+def test_images_beyond_the_machines_memory_are_refused(
+    image_folder: FolderWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = image_folder()
+    place = as_parquet(folder, tmp_path / "parquet")
+    monkeypatch.setattr(random_access, "machine_memory", lambda: 2 * 32 * 32 * 3 * 4)
+    refused(DataError, "GiB; use class folders", place)
+    assert open_training(place, SMALL, 10, samples=2).summary.samples == 1
+    refused(DataError, "GiB; use fewer images", folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"hold_out": 1.0}, "hold_out must be at least 0 and less than 1, got 1.0"),
+        ({"hold_out": -0.1}, "hold_out must be"),
+        ({"hold_out": float("nan")}, "hold_out must be"),
+        ({"samples": 0}, "samples must be at least 1, got 0"),
+        ({"augment": "magic"}, "unknown augmentation 'magic'; choose from auto, none, crop, crop-flip, timm"),
+        ({"auto_augment": "v0"}, "does not go with the augmentation 'crop-flip'; leave it out"),
+        ({"augment": "none", "auto_augment": "v0"}, "does not go with the augmentation 'none'"),
+        ({"preprocessing": LARGE, "augment": "crop"}, "at most 64x64 pixels .*; choose 'timm' or 'none'"),
+        (
+            {"preprocessing": LARGE, "auto_augment": "magic"},
+            "timm knows no auto_augment 'magic'; choose from rand",
+        ),
+        ({"preprocessing": LARGE, "auto_augment": "rand-magic"}, "timm knows no auto_augment 'rand-magic'"),
+        ({"preprocessing": LARGE, "auto_augment": "rand-n2x"}, "timm knows no auto_augment 'rand-n2x'"),
+        ({"preprocessing": LARGE, "auto_augment": "v0-magic"}, "timm knows no auto_augment 'v0-magic'"),
+        ({"preprocessing": GREY_LARGE, "auto_augment": "v0"}, "auto_augment is for images in colour"),
+    ],
+)
+def test_an_impossible_wish_is_wrong_use(
+    image_folder: FolderWriter, options: dict[str, Any], match: str
+) -> None:
+    refused(UsageError, match, image_folder(), **options)
