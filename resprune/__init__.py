@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from resprune.errors import ResPruneError as ResPruneError
+    from resprune.finetuning import Finetuned as Finetuned
+    from resprune.finetuning import finetune as finetune
     from resprune.pipeline import Pruned as Pruned
     from resprune.pipeline import analyze as analyze
     from resprune.pipeline import evaluate as evaluate
@@ -21,14 +23,18 @@ if TYPE_CHECKING:
     from resprune.pipeline import wrap as wrap
     from resprune.records import Analysis as Analysis
     from resprune.records import Preprocessing as Preprocessing
+    from resprune.records import Recipe as Recipe
 
 _WHERE = {
     "ResPruneError": "resprune.errors",
     "Analysis": "resprune.records",
+    "Finetuned": "resprune.finetuning",
     "Preprocessing": "resprune.records",
+    "Recipe": "resprune.records",
     "Pruned": "resprune.pipeline",
     "analyze": "resprune.pipeline",
     "evaluate": "resprune.pipeline",
+    "finetune": "resprune.finetuning",
     "load": "resprune.pipeline",
     "prune": "resprune.pipeline",
     "save": "resprune.pipeline",
@@ -38,12 +44,15 @@ _WHERE = {
 
 __all__ = [
     "Analysis",
+    "Finetuned",
     "Preprocessing",
     "Pruned",
+    "Recipe",
     "ResPruneError",
     "__version__",
     "analyze",
     "evaluate",
+    "finetune",
     "load",
     "prune",
     "save",

@@ -10,6 +10,7 @@ import typer
 
 from resprune.cli import options, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
+from resprune.cli.training import finetune
 
 Opened = Callable[[], Open]
 
@@ -239,6 +240,9 @@ def evaluate(
         else:
             shell.show(tables.evaluate(chain.summary, summary, evaluation))
         shell.advise(tables.remedy(better))
+
+
+app.command()(finetune)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -19,12 +20,15 @@ stderr = Console(stderr=True, highlight=False)
 
 
 @contextmanager
-def command(debug: bool, *, threads: int | None = None) -> Iterator[None]:
+def command(
+    debug: bool, *, threads: int | None = None, interrupted: str = "nothing was written"
+) -> Iterator[None]:
     """Run a command's body: one line for what the user can mend, status 130 and 143 for being stopped.
 
     Args:
         debug: Let errors through with their traceback.
         threads: CPU threads that torch may use.
+        interrupted: What is left after an interruption.
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -39,7 +43,7 @@ def command(debug: bool, *, threads: int | None = None) -> Iterator[None]:
         print(f"resprune: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_status) from error
     except KeyboardInterrupt as error:
-        print("resprune: interrupted, nothing was written", file=sys.stderr)
+        print(f"resprune: interrupted, {interrupted}", file=sys.stderr)
         raise typer.Exit(130) from error
 
 
@@ -51,7 +55,7 @@ def _terminate(number: int, frame: object) -> None:
 @contextmanager
 def progress(description: str, images: int) -> Iterator[Callable[[int], None]]:
     """Show a bar with the remaining time on stderr, where that is a terminal."""
-    if not stderr.is_terminal:
+    if not stderr.is_terminal or not is_main_process():
         yield lambda done: None
         return
     columns = (
@@ -65,6 +69,11 @@ def progress(description: str, images: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=stderr, transient=True) as bar:
         task = bar.add_task(description, total=images)
         yield lambda done: bar.advance(task, done)
+
+
+def is_main_process() -> bool:
+    """Whether this is the process of a launcher's that speaks for all of them."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def say(message: str) -> None:

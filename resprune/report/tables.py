@@ -16,6 +16,7 @@ from resprune.records import (
     BlockRow,
     DataSummary,
     Evaluation,
+    FinetuneOutcome,
     NetworkSummary,
     Preprocessing,
     PruneOutcome,
@@ -256,3 +257,39 @@ def _size(recipe: Preprocessing) -> str:
 def _recipe(recipe: Preprocessing) -> str:
     scale = "" if recipe.resize is None else f"scaled to {recipe.resize}, cropped to "
     return f"{scale}{_size(recipe)}, mean {list(recipe.mean)}, std {list(recipe.std)}"
+
+
+def epoch(outcome: FinetuneOutcome) -> str:
+    """Return one line about the last epoch of a run."""
+    row = outcome.rows[-1]
+    parts = [f"epoch {row.epoch}/{outcome.epochs}"]
+    if row.train_loss is not None:
+        parts.append(f"loss {row.train_loss:.3f}")
+    if row.final is not None:
+        parts.append(f"held-out {_percent(row.final.accuracy)} %")
+    if row.exits:
+        exits = [own.accuracy or 0.0 for own in row.exits]
+        parts.append(f"exits {_percent(sum(exits) / len(exits))} %")
+        parts.append(f"last stage's {_percent(row.last_stage_accuracy)} %")
+    if row.zero_branches or outcome.recipe.vanish:
+        parts.append(f"zero branches {len(row.zero_branches)}")
+    parts.append(f"{row.seconds:.0f} s" + (" (before training)" if row.steps == 0 else ""))
+    return "  ".join(parts) + ("  best" if row.best and row.steps else "")
+
+
+def finetune(outcome: FinetuneOutcome) -> RenderableType:
+    """Return the exits before and after, and where the run ended."""
+    first, best = outcome.rows[0], outcome.best
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    for title in ("", "before", "after"):
+        table.add_column(title, justify="right" if title else "left")
+    if first.final is not None and best.final is not None:
+        table.add_row("accuracy %", _percent(first.final.accuracy), _percent(best.final.accuracy))
+        table.add_row("loss", _number(first.final.loss), _number(best.final.loss))
+        for k, (before, after) in enumerate(zip(first.exits, best.exits, strict=True)):
+            table.add_row(f"exit {k} accuracy %", _percent(before.accuracy), _percent(after.accuracy))
+    table.add_row("zero branches", str(len(first.zero_branches)), str(len(best.zero_branches)))
+    where = "nothing was held out: this is the last epoch"
+    if outcome.held_out is not None:
+        where = f"on {outcome.held_out.samples:,} training images held out; the test images were not looked at"
+    return Group(table, Text(), Text(f"Epoch {best.epoch} of {outcome.epochs} is kept ({where})."))
