@@ -164,22 +164,23 @@ class SkipChainExits:
         self.depth = chain.depth
         self._chain = chain
         self._names = chain.tensor_names()
-        self._ways = tuple(self._compile())
+        self._ways = {training: tuple(self._compile(training)) for training in (False, True)}
 
-    def _compile(self) -> Iterable[_Way]:
+    def _compile(self, training: bool) -> Iterable[_Way]:
         chain, rungs = self._chain, _rungs(self._chain)
         starts = sorted({0, *(position + 1 for position, _ in rungs)} - {chain.depth})
         for first, end in pairwise([*starts, chain.depth]):
-            stride = 1
+            stride, sliceable = 1, True
             layers: list[nn.Module] = []
-            sliceable = True
-            for row in (leaves(step) for position, step in rungs if position >= first):
-                step_stride = _pixel_stride(row) if sliceable else None
-                sliceable = step_stride is not None
-                if step_stride is not None:
-                    stride *= step_stride
-                    row = [_unstrided(leaf) for leaf in row]
-                layers += row
+            for layer in (leaf for position, step in rungs if position >= first for leaf in leaves(step)):
+                own_stride = _pixel_stride(layer) if sliceable else None
+                if own_stride is not None:
+                    stride *= own_stride
+                    layer = _unstrided(layer)
+                # A norm in training looks at all pixels that it gets: no further ones may be left out.
+                norm = training and isinstance(layer, nn.BatchNorm2d)
+                sliceable = own_stride is not None and not norm
+                layers.append(layer)
             layers += leaves(chain.head)
             alone = _up_to_pooling(layers)
             together = tuple(self._with_rows(layers[len(alone) :]))
@@ -207,7 +208,7 @@ class SkipChainExits:
 
     def start(self) -> ExitPass:
         """Begin a pass: hand it every state ``x_k``, k ascending, then ask for the logits."""
-        return ExitPass(self._ways)
+        return ExitPass(self._ways[self._chain.network.training])
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits (n, N + 1, classes) of all exits and the network, in one forward pass."""
@@ -275,19 +276,14 @@ def _rungs(chain: ResidualChain) -> list[tuple[int, nn.Module]]:
     return rungs + [(chain.depth - 1, step) for step in chain.tail]
 
 
-def _pixel_stride(row: Sequence[nn.Module]) -> int | None:
-    """Return s where the layers map each pixel alone and keep every s-th, else None."""
-    stride = 1
-    for leaf in row:
-        if isinstance(leaf, nn.Conv2d):
-            if leaf.kernel_size != (1, 1) or leaf.padding != (0, 0) or leaf.stride[0] != leaf.stride[1]:
-                return None
-            stride *= leaf.stride[0]
-        elif isinstance(leaf, Subsample):
-            stride *= leaf.stride
-        elif not isinstance(leaf, _POINTWISE):
-            return None
-    return stride
+def _pixel_stride(layer: nn.Module) -> int | None:
+    """Return s where a layer maps each pixel alone and keeps every s-th, else None."""
+    if isinstance(layer, nn.Conv2d):
+        alone = layer.kernel_size == (1, 1) and layer.padding == (0, 0)
+        return layer.stride[0] if alone and layer.stride[0] == layer.stride[1] else None
+    if isinstance(layer, Subsample):
+        return layer.stride
+    return 1 if isinstance(layer, _POINTWISE) else None
 
 
 def _up_to_pooling(layers: Sequence[nn.Module]) -> list[nn.Module]:

@@ -1,14 +1,32 @@
-"""The objective against its formula, and the proximal step against its definition."""
+"""The objective and its gradients against equations (2) and (3) written as loops; the proximal step."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
 from conftest import ARCHITECTURES, make_chain, make_images
+from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
+from resprune import exits
 from resprune.chain import ResidualChain
-from resprune.stage_cost import LOG_SCALE, shrink_branches, stage_cost, vanishing_group
+from resprune.families.layers import leaves
+from resprune.records import Heads
+from resprune.stage_cost import (
+    LOG_SCALE,
+    branch_penalty,
+    check_vanishing,
+    shrink_branches,
+    stage_cost,
+    vanishing_group,
+    zero_branches,
+)
+from resprune.training.student import Student
+
+CPU = torch.device("cpu")
 
 
 def test_objective_is_the_formula() -> None:
@@ -17,8 +35,92 @@ def test_objective_is_the_formula() -> None:
     targets = torch.randint(0, 5, (6,), generator=generator)
     expected = F.cross_entropy(logits[:, 3], targets)
     expected = expected + sum(0.02 * F.cross_entropy(logits[:, k], targets) for k in range(3))
-    torch.testing.assert_close(stage_cost(logits, targets, 0.02), expected)
-    torch.testing.assert_close(stage_cost(logits, targets, 0.0), F.cross_entropy(logits[:, 3], targets))
+    torch.testing.assert_close(stage_cost(logits, targets, 0.02).total, expected)
+    plain = F.cross_entropy(logits[:, 3], targets)
+    torch.testing.assert_close(stage_cost(logits, targets, 0.0).total, plain)
+    # Class indices are probabilities that are all in one place.
+    soft = F.one_hot(targets, 5).float()
+    torch.testing.assert_close(stage_cost(logits, soft, 0.02).total, expected)
+
+
+def test_smoothing_and_distillation_are_their_formulas() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits, taught = torch.randn(6, 3, 5, generator=generator), torch.randn(6, 5, generator=generator)
+    targets = torch.randint(0, 5, (6,), generator=generator)
+    cost = stage_cost(
+        logits, targets, 0.1, label_smoothing=0.2, teacher=taught, teacher_weight=0.7, temperature=3.0
+    )
+    smooth = 0.8 * F.one_hot(targets, 5) + 0.2 / 5
+    losses = [-(smooth * logits[:, k].log_softmax(1)).sum(1).mean() for k in range(3)]
+    softened = (taught / 3).softmax(1)
+    divergence = (softened * (softened.log() - (logits[:, 2] / 3).log_softmax(1))).sum(1).mean()
+    expected = 0.1 * (losses[0] + losses[1]) + 0.3 * losses[2] + 0.7 * 9 * divergence
+    torch.testing.assert_close(cost.total, expected)
+    torch.testing.assert_close(cost.losses, torch.stack(losses))
+    assert cost.distillation is not None
+    torch.testing.assert_close(cost.distillation, 9 * divergence)
+
+
+def naive_logits(student: Student, images: Tensor) -> Tensor:
+    """Return all exits (n, N + 1, classes) by equation (2): every state by itself through all that follows."""
+    chain = student.chain
+    names = chain.tensor_names()
+
+    def own(layer: nn.Module, x: Tensor, k: int) -> Tensor:
+        rows = {}
+        for name, tensor in layer.state_dict(keep_vars=True).items():
+            if names[id(tensor)] in chain.exit_state:
+                rows[name] = chain.exit_state[names[id(tensor)]][k]
+        return functional_call(layer, rows, x) if rows else layer(x)
+
+    x, logits = chain.stem(images), []
+    for k in range(chain.depth):
+        state = x
+        for block in chain.blocks[k:]:
+            for step in block.steps:
+                for layer in leaves(step):
+                    state = own(layer, state, k)
+        for layer in [leaf for step in chain.tail for leaf in leaves(step)] + leaves(chain.head):
+            state = own(layer, state, k)
+        logits.append(state)
+        x = chain.blocks[k](x)
+    return torch.stack([*logits, chain.resume(chain.depth, x)], dim=1)
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 1 << 30])
+@pytest.mark.parametrize("heads", ["shared", "separate"])
+def test_losses_gradients_and_statistics_are_those_of_the_loop(
+    chain: ResidualChain, heads: Heads, batch_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exits, "BATCH_BYTES", batch_bytes)
+    images, targets = make_images(chain, 6), torch.arange(6) % chain.classes
+    chain.network.double()
+    fast = Student(chain, heads, CPU).train()
+    slow = copy.deepcopy(fast)
+    mine = stage_cost(fast(images.double()), targets, 0.3)
+    looped = stage_cost(naive_logits(slow, images.double()), targets, 0.3)
+    torch.testing.assert_close(mine.losses, looped.losses)
+    mine.total.backward()
+    looped.total.backward()
+    theirs = dict(slow.named_parameters())
+    for name, parameter in fast.named_parameters():
+        assert parameter.grad is not None, name
+        torch.testing.assert_close(parameter.grad, theirs[name].grad, rtol=1e-6, atol=1e-9, msg=name)
+    statistics = {name: b for name, b in slow.own.named_buffers()}
+    for name, buffer in fast.own.named_buffers():
+        torch.testing.assert_close(buffer, statistics[name], rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_shared_heads_add_no_parameters_and_separate_ones_a_row_for_every_exit() -> None:
+    chain = make_chain(ARCHITECTURES["preact standard"])
+    count = sum(p.numel() for p in chain.network.parameters())
+    shared, separate = Student(chain, "shared", CPU), Student(chain, "separate", CPU)
+    assert sum(p.numel() for p in shared.parameters()) == count
+    head = sum(p.numel() for p in chain.head.parameters()) * chain.depth
+    steps = sum(
+        p.numel() * (block.index + 1) for block in chain.blocks for s in block.steps for p in s.parameters()
+    )
+    assert sum(p.numel() for p in separate.parameters()) == count + head + steps
 
 
 def norms(chain: ResidualChain) -> list[float]:
@@ -26,10 +128,16 @@ def norms(chain: ResidualChain) -> list[float]:
     return [float(torch.cat([p.flatten() for p in group]).double().norm()) for group in groups]
 
 
+def test_the_penalty_is_half_lambda_times_the_squares_of_the_branches(chain: ResidualChain) -> None:
+    squares = sum(float(p.double().square().sum()) for b in chain.blocks for p in b.branch.parameters())
+    assert branch_penalty(chain, 1e-3) == pytest.approx(5e-4 * squares, rel=1e-5)
+
+
 def test_the_step_solves_the_proximal_problem_to_first_order(chain: ResidualChain) -> None:
     before = norms(chain)
     sizes = [sum(p.numel() for p in vanishing_group(block)) for block in chain.blocks]
-    assert shrink_branches(chain, 1e-3) == 0
+    shrink_branches(chain, 1e-3)
+    assert zero_branches(chain) == ()
     for old, new, size in zip(before, norms(chain), sizes, strict=True):
         assert old - new == pytest.approx(1e-3 * size**0.5 / (LOG_SCALE + old), rel=5e-3)
 
@@ -38,16 +146,21 @@ def test_small_branches_become_exactly_zero_and_stay_so(chain: ResidualChain) ->
     with torch.no_grad():
         for parameter in vanishing_group(chain.blocks[1]):
             parameter.mul_(1e-4)
-    assert shrink_branches(chain, 1e-4) == 1
-    assert norms(chain)[1] == 0.0
-    assert shrink_branches(chain, 1e-4) == 1
+    for _ in range(2):
+        shrink_branches(chain, 1e-4)
+        assert zero_branches(chain) == (1,)
+        assert norms(chain)[1] == 0.0
 
 
 @torch.inference_mode()
-def test_a_zero_group_switches_a_pre_activation_branch_off() -> None:
-    chain = make_chain(ARCHITECTURES["preact homogeneous"])
+def test_a_zero_group_switches_the_branch_off(chain: ResidualChain) -> None:
+    check_vanishing(chain)
     for block in chain.blocks:
         for parameter in vanishing_group(block):
             parameter.zero_()
     x = chain.stem(make_images(chain, 2))
-    assert all(torch.equal(block(x), x) for block in chain.blocks)
+    for block in chain.blocks:
+        after = block(x)
+        assert torch.equal(after, block.skip(x))
+        x = after
+    assert zero_branches(chain) == tuple(range(chain.depth))
