@@ -50,35 +50,28 @@ class Unchanged:
 class CropFlip:
     """torchvision's crop of the image with a border, then its flip from left to right half of the time.
 
+    The border is black, as in the recipes that most checkpoints of small images were trained with: the mean
+    colour in its place made a fine-tuned ResNet-32 worse.
+
     Attributes:
-        recipe: The border has the mean colour and an eighth of the size on every side.
+        recipe: The border has an eighth of the size on every side.
         flip: Off for digits and letters.
     """
 
     recipe: Preprocessing
     flip: bool
     whole: bool = False
-    _border: Tensor = field(init=False)
     _transform: Callable[[Tensor], Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        size = [self.recipe.height, self.recipe.width]
-        colour = torch.tensor([min(255, max(0, round(255 * value))) for value in self.recipe.mean])
-        padded = colour.to(torch.uint8).expand(size[0] + 2 * (size[0] // 8), size[1] + 2 * (size[1] // 8), -1)
-        crop = v2.RandomCrop(size)
-        # A frozen dataclass sets what it derives so.
-        object.__setattr__(self, "_border", padded.contiguous().permute(2, 0, 1))
-        object.__setattr__(
-            self, "_transform", v2.Compose([crop, v2.RandomHorizontalFlip()]) if self.flip else crop
-        )
+        height, width = self.recipe.height, self.recipe.width
+        crop = v2.RandomCrop([height, width], padding=[width // 8, height // 8])
+        whole = v2.Compose([crop, v2.RandomHorizontalFlip()]) if self.flip else crop
+        object.__setattr__(self, "_transform", whole)  # a frozen dataclass sets what it derives so
 
     def __call__(self, image: Tensor, seed: int) -> Tensor:
-        # RandomCrop(padding, fill) draws and gives the same, but is slow where the fill is three colours.
-        down, right = self.recipe.height // 8, self.recipe.width // 8
-        padded = self._border.clone()
-        padded[:, down : down + self.recipe.height, right : right + self.recipe.width] = image
         with _torch_seeded(seed):
-            return self._transform(padded)
+            return self._transform(image)
 
 
 @dataclass(frozen=True, eq=False)

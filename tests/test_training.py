@@ -1,0 +1,307 @@
+"""The training loop against plain code, and every promise about where a run ends."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ARCHITECTURES, make_chain, make_images
+from torch import Tensor, nn
+from torch.nn import functional as F
+from training import RECIPE, coloured, opened, same_tensors, tiny_chain
+
+from resprune import training
+from resprune.chain import ResidualChain
+from resprune.data import normalise
+from resprune.errors import TrainingError, UsageError
+from resprune.records import RECIPES, EpochRow, Recipe
+from resprune.stage_cost import stage_cost, vanishing_group
+from resprune.training import Listener, Plan, train
+from resprune.training import loop as training_loop
+from resprune.training.learner import Learner
+from resprune.training.student import Student
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return coloured(tmp_path_factory.mktemp("images"))
+
+
+def learner(chain: ResidualChain, recipe: Recipe, teacher: ResidualChain | None = None) -> Learner:
+    return Learner(chain, teacher, recipe, Plan.of(recipe, 48, 1), training.engine("cpu"))
+
+
+def parts(count: int, n: int = 8) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randint(0, 256, (count, n, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    return [(batch, torch.arange(n) % 4) for batch in images]
+
+
+def test_a_plain_run_is_plain_pytorch(folder: Path) -> None:
+    """Without stage cost and teacher it is SGD on the cross-entropy, in the plan's order, bit by bit."""
+    chain, data = tiny_chain(), opened(folder)
+    recipe = replace(RECIPE, gamma=0.0, teacher_weight=0.0, epochs=1, channels_last=False)
+    trained = train(chain, data, recipe, on=training.engine("cpu"))
+
+    network = copy.deepcopy(chain.network).requires_grad_(True).train()
+    branches = [p for block in chain.blocks for p in block.branch.parameters()]
+    branch_names = {name for name, p in chain.network.named_parameters() if any(p is b for b in branches)}
+    groups = [
+        {"params": [p for n, p in network.named_parameters() if (n in branch_names) is inside]}
+        for inside in (True, False)
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    plan = Plan.of(recipe, len(data.images), 1)
+    for step, keys in enumerate(plan.keys(0, 0, 0)):
+        for group in optimizer.param_groups:
+            group["lr"] = plan.rate(step)
+        pairs = [data.images[key] for key in keys]
+        x = normalise(torch.stack([image for image, _ in pairs]), chain.preprocessing)
+        loss = F.cross_entropy(network(x), torch.tensor([label for _, label in pairs]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    mine = trained.chain.network.state_dict()
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(mine[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_the_origin_is_left_as_it_is_and_the_network_learns(folder: Path) -> None:
+    chain, data = tiny_chain(), opened(folder)
+    before = {name: tensor.clone() for name, tensor in chain.network.state_dict().items()}
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    trained = train(chain, data, replace(RECIPE, epochs=16, gamma=0.1, teacher_weight=0.0))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in chain.network.state_dict().items())
+    assert not any(p.requires_grad for p in chain.network.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    first, best = trained.rows[0], trained.best
+    assert first.final is not None
+    assert best.final is not None
+    assert (first.epoch, first.steps, first.objective) == (0, 0, None)
+    assert best.final.accuracy is not None
+    assert best.final.accuracy > 0.9
+    assert best.exits[-1].accuracy is not None
+    assert best.exits[-1].accuracy > 0.9
+    assert best.last_stage_accuracy == pytest.approx(sum(e.accuracy or 0 for e in best.exits[2:]) / 2)
+    assert not trained.chain.network.training
+
+
+def test_the_best_epoch_is_kept_not_the_last(folder: Path) -> None:
+    kept: list[tuple[ResidualChain, tuple[EpochRow, ...]]] = []
+    recipe = replace(RECIPE, epochs=5, rate=0.4, schedule="constant", seed=3)
+    listener = Listener(on_best=lambda chain, rows: kept.append((chain, rows)))
+    trained = train(tiny_chain(), opened(folder), recipe, listener=listener)
+    scores = [row.score for row in trained.rows[1:]]
+    assert trained.best.score == min(score for score in scores if score is not None)
+    assert same_tensors(trained.chain, kept[-1][0])
+    assert [rows[-1].epoch for _, rows in kept] == [row.epoch for row in trained.rows[1:] if row.best]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"heads": "shared", "vanish": 1e-3, "ema": 0.9},
+        {"heads": "separate", "optimizer": "adamw", "rate": 1e-3, "accumulate": 2},
+        {"gamma": 0.0, "gamma_end": 0.2, "mixup": 0.4, "cutmix": 1.0, "clip": 1.0, "label_smoothing": 0.1},
+    ],
+)
+def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(
+    changes: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_loop, "SAVE_EVERY", 0.0)  # a state after every step
+    chain, data, recipe = tiny_chain(), opened(folder), replace(RECIPE, **changes)
+    states: list[dict[str, Any]] = []
+    listener = Listener(on_state=lambda state: states.append(copy.deepcopy(state)))
+    whole = train(chain, data, recipe, teacher=chain, listener=listener)
+    assert [state["step"] for state in states] == [0, 1, 2, 3, 4, 5, 6]
+    for state in states:
+        again = train(chain, data, recipe, teacher=chain, state=state)
+        assert same_tensors(again.chain, whole.chain)
+        figures = [replace(row, seconds=0.0, images_per_second=None) for row in again.rows]
+        assert figures == [replace(row, seconds=0.0, images_per_second=None) for row in whole.rows]
+
+
+def test_parts_of_a_batch_add_up() -> None:
+    """Two halves that are alike have the batch statistics of the whole."""
+    recipe = replace(RECIPE, gamma=0.1, teacher_weight=0.0)
+    (images, labels), chain = parts(1)[0], tiny_chain()
+    whole, halves = learner(chain, recipe), learner(chain, replace(recipe, accumulate=2))
+    for one in (whole, halves):
+        one.student.train()
+    sums = whole.step(0, iter([(torch.cat([images, images]), torch.cat([labels, labels]))]))
+    split = halves.step(0, iter([(images, labels), (images, labels)]))
+    torch.testing.assert_close(sums, split)
+    theirs = dict(halves.student.named_parameters())
+    for name, parameter in whole.student.named_parameters():
+        torch.testing.assert_close(parameter, theirs[name], rtol=1e-4, atol=1e-6)
+
+
+def test_separate_heads_learn_at_the_rate_divided_by_gamma() -> None:
+    recipe = replace(
+        RECIPE, gamma=0.05, heads="separate", momentum=0.0, weight_decay=0.01, teacher_weight=0.0, rate=0.1
+    )
+    one = learner(tiny_chain(), recipe)
+    one.student.train()
+    name, parameter = next((n, p) for n, p in one.student.own.named_parameters() if n == "fc__weight")
+    before, (images, labels) = parameter.detach().clone(), parts(1)[0]
+    twin = copy.deepcopy(one.student)
+    x = normalise(images, one.student.chain.preprocessing).contiguous(memory_format=torch.channels_last)
+    # Exit k's head sees the gradient of its own loss, as if it were trained alone at the base rate.
+    stage_cost(twin(x), labels, 1.0).total.backward()
+    grad = dict(twin.own.named_parameters())[name].grad
+    assert grad is not None
+    one.step(0, iter([(images, labels)]))
+    torch.testing.assert_close(parameter, before - 0.1 * (grad + 0.01 * before), rtol=1e-4, atol=1e-6)
+
+
+def test_branches_and_all_else_decay_each_at_their_own_rate() -> None:
+    groups = Student(tiny_chain(), "shared", CPU).groups(replace(RECIPE, branch_decay=0.5, weight_decay=0.25))
+    chain = tiny_chain()
+    inside = sum(p.numel() for block in chain.blocks for p in block.branch.parameters())
+    sizes = {group["weight_decay"]: sum(p.numel() for p in group["params"]) for group in groups}  # pyright: ignore[reportGeneralTypeIssues, reportAttributeAccessIssue]
+    everything = sum(p.numel() for p in chain.network.parameters())
+    assert sizes == {0.5: inside, 0.25: everything - inside}
+
+
+def test_vanished_branches_are_counted_and_dropping_them_is_exact(folder: Path) -> None:
+    recipe = replace(RECIPE, vanish=8.0, gamma=0.2, ema=0.5, epochs=3)
+    trained = train(tiny_chain(), opened(folder), recipe)
+    zero = trained.best.zero_branches
+    assert zero
+    chain = trained.chain
+    assert all(not p.any() for k in zero for p in vanishing_group(chain.blocks[k]))
+    with torch.inference_mode():
+        x = chain.stem(make_images(chain, 3))
+        for block in chain.blocks:
+            assert block.index not in zero or torch.equal(block(x), block.skip(x))
+            x = block(x)
+
+
+def test_the_teacher_is_the_untouched_network() -> None:
+    chain = tiny_chain()
+    one = learner(chain, replace(RECIPE, teacher_weight=1.0, gamma=0.0, rate=0.5), teacher=chain)
+    one.student.train()
+    images, labels = parts(1)[0]
+    with torch.inference_mode():
+        x = normalise(images, chain.preprocessing)
+        expected = chain(x)
+    one.step(0, iter([(images, labels)]))
+    assert one.teacher is not None
+    with torch.inference_mode():
+        torch.testing.assert_close(one.teacher(x)[:, 0], expected, rtol=1e-4, atol=1e-5)
+    assert not one.teacher.training
+
+
+def test_the_average_follows_the_weights() -> None:
+    one = learner(tiny_chain(), replace(RECIPE, ema=0.9, gamma=0.0, teacher_weight=0.0))
+    one.student.train()
+    start = one.average.network.state_dict()["fc.weight"].clone()
+    one.step(0, iter(parts(1)))
+    now, learned = one.average.network.state_dict()["fc.weight"], one.student.network.state_dict()["fc.weight"]
+    assert not torch.equal(now, start)
+    apart = (now - start).norm() / (learned - start).norm()
+    assert 0.0 < float(apart) <= 1.0 + 1e-6
+
+
+def test_bf16_stays_close_to_fp32() -> None:
+    figures = {}
+    for precision in ("fp32", "bf16"):
+        one = learner(tiny_chain(), replace(RECIPE, precision=precision, gamma=0.1, teacher_weight=0.0))
+        one.student.train()
+        figures[precision] = one.step(0, iter(parts(1)))
+        assert {p.dtype for p in one.student.parameters()} == {torch.float32}
+    torch.testing.assert_close(figures["bf16"], figures["fp32"], rtol=0.05, atol=0.05)
+    assert not torch.equal(figures["bf16"], figures["fp32"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(folder: Path) -> None:
+    states: list[int] = []
+    listener = Listener(on_state=lambda state: states.append(state["step"]))
+    with pytest.raises(TrainingError, match="not finite at step"):
+        train(tiny_chain(), opened(folder), replace(RECIPE, rate=1e20), listener=listener)
+    assert states == [0]
+
+
+def test_every_process_reads_its_share_of_every_batch() -> None:
+    recipe = replace(RECIPE, batch_size=12, accumulate=2, epochs=2)
+    alone, shared = Plan.of(recipe, 50, 1), Plan.of(recipe, 50, 3)
+    assert (alone.steps_an_epoch, alone.steps, alone.part, shared.part) == (4, 8, 6, 2)
+    for epoch in range(2):
+        batches = _joined(alone.keys(epoch, 0, 0))
+        shares = [_joined(shared.keys(epoch, 0, rank)) for rank in range(3)]
+        for step, batch in enumerate(batches):
+            assert sorted(batch) == sorted(key for share in shares for key in share[step])
+        seen = [index for batch in batches for index, _ in batch]
+        assert len(set(seen)) == len(seen) == 48
+        assert alone.keys(epoch, 2, 0) == alone.keys(epoch, 0, 0)[4:]
+    assert alone.keys(0, 0, 0) != alone.keys(1, 0, 0)
+
+
+def _joined(parts: list[list[tuple[int, int]]]) -> list[list[tuple[int, int]]]:
+    """Join every two parts to what a process reads of one batch."""
+    return [first + second for first, second in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
+    with pytest.raises(UsageError, match="cannot be cut into 3 process"):
+        Plan.of(replace(RECIPE, batch_size=16), 50, 3)
+
+
+def test_schedules() -> None:
+    cosine = Plan.of(Recipe(steps=100, rate=1.0, warm_up=0.1, batch_size=10), 100, 1)
+    assert cosine.rate(0) == pytest.approx(0.1)
+    assert cosine.rate(50) == pytest.approx(0.5)
+    assert max(range(100), key=cosine.rate) in (9, 10)
+    assert cosine.rate(99) < 1e-3
+    paper = Plan.of(RECIPES["paper"], 50_000, 1)
+    steps = paper.steps_an_epoch
+    rates = [paper.rate(epoch * steps) for epoch in (0, 81, 82, 122, 123, 164)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    assert (paper.epochs, paper.batch_size, paper.gamma(0), paper.gamma(10**6)) == (165, 128, 0.02, 0.02)
+    rising = Plan.of(Recipe(steps=5, gamma=0.0, gamma_end=0.2, batch_size=10), 100, 1)
+    assert [rising.gamma(step) for step in range(5)] == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gamma": -0.1},
+        {"branch_decay": -1e-4},
+        {"gamma": float("nan")},
+        {"epochs": 0},
+        {"heads": "none"},
+        {"optimizer": "lion"},
+        {"hold_out": 1.0},
+        {"heads": "separate", "gamma": 0.0},
+        {"teacher_weight": 1.5},
+    ],
+)
+def test_a_recipe_that_means_nothing_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        replace(RECIPE, **changes)
+
+
+def test_a_network_whose_norms_are_hidden_is_refused() -> None:
+    chain = make_chain(ARCHITECTURES["preact homogeneous"])
+
+    class Hidden(nn.Module):
+        def __init__(self, norm: nn.Module) -> None:
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(x)
+
+    hidden = replace(chain, head=nn.Sequential(Hidden(chain.head[0]), *list(chain.head)[1:]))
+    from resprune.errors import ArchitectureError
+    from resprune.training.student import own_exit_state
+
+    with pytest.raises(ArchitectureError, match="Hidden that hides a batch norm"):
+        own_exit_state(hidden, "shared")
