@@ -106,7 +106,7 @@ def test_losses_gradients_and_statistics_are_those_of_the_loop(
     for name, parameter in fast.named_parameters():
         assert parameter.grad is not None, name
         torch.testing.assert_close(parameter.grad, theirs[name].grad, rtol=1e-6, atol=1e-9, msg=name)
-    statistics = {name: b for name, b in slow.own.named_buffers()}
+    statistics = dict(slow.own.named_buffers())
     for name, buffer in fast.own.named_buffers():
         torch.testing.assert_close(buffer, statistics[name], rtol=1e-6, atol=1e-9, msg=name)
 

@@ -1,0 +1,310 @@
+"""`resprune finetune` as its users meet it: the folder, resuming, several processes, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from commands import refusal, run
+from conftest import make_images
+from training import RECIPE, TINY, coloured, same_tensors, tiny_chain
+
+import resprune
+from resprune.cli.app import app
+from resprune.errors import OutputError, TrainingError, UsageError
+from resprune.exits import SkipChainExits
+from resprune.export import folder as output
+from resprune.finetuning import finetune
+from resprune.records import Recipe
+
+SHORT = replace(RECIPE, gamma=0.1)
+FLAGS = ("--epochs", 2, "--batch-size", 16, "--rate", 0.05, "--hold-out", 0.25, "--warm-up", 0, "--gamma", 0.1)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return coloured(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny network and its preprocessing."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    folder.mkdir()
+    output.write_network(tiny_chain(), folder)
+    return folder
+
+
+@pytest.mark.parametrize("heads", ["shared", "separate"])
+def test_the_folder_is_a_checkpoint_with_the_exits_of_training(
+    heads: str, checkpoint: Path, images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "tuned"
+    result = run("finetune", checkpoint, "--data", images, *FLAGS, "--heads", heads, "--out", out, "--json")
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    printed = json.loads(result.stdout)
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    assert all(line.keys() == lines[0].keys() for line in lines)
+    files = ["README.md", "config.json", "exits.safetensors", "last.pt", "metrics.jsonl", "model.safetensors"]
+    assert printed["output"] == {"folder": str(out), "files": files}
+    assert printed["final"] == lines[-1]["final"]
+    assert str(tmp_path) not in (out / "metrics.jsonl").read_text() + (out / "config.json").read_text()
+    # What the last line says of the best epoch is what another command measures on the same images.
+    back = resprune.load(out, device="cpu")
+    parameters = [name for name in back.exit_state if not name.endswith(("running_mean", "running_var"))]
+    assert bool(parameters) is (heads == "separate")
+    best = lines[printed["best_epoch"]]
+    held = resprune.finetuning.open_training(  # pyright: ignore[reportAttributeAccessIssue]
+        images, back.preprocessing, back.classes, hold_out=0.25
+    ).held_out
+    trajectory = resprune.analyze(back, held, drops=False).trajectory
+    assert [row.exit_accuracy for row in trajectory.rows] == [own["accuracy"] for own in best["exits"]]
+    assert trajectory.final.accuracy == best["final"]["accuracy"]
+    # Pruned, the network answers as the exit did, with that exit's own head.
+    pruned = resprune.prune(back, resprune.select(depth=2, blocks=4), images, split="train")
+    assert pruned.outcome.verified.max_abs_difference <= pruned.outcome.verified.tolerance
+    x = make_images(back, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(pruned.chain(x), SkipChainExits(back)(x)[:, 2], rtol=1e-4, atol=1e-5)
+
+
+def test_progress_goes_to_stderr_one_line_an_epoch(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    result = run("finetune", checkpoint, "--data", images, *FLAGS, "--vanish", 1e-3, "--out", tmp_path / "t")
+    lines = result.stderr.splitlines()
+    assert [line.split()[1] for line in lines] == ["0/2", "1/2", "2/2"]
+    assert "zero branches" in lines[-1]
+    assert "held-out" in lines[-1]
+    assert "Epoch " in result.stdout
+
+
+def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(
+    checkpoint: Path, images: Path, tmp_path: Path
+) -> None:
+    arguments = ["finetune", checkpoint, "--data", images, *FLAGS, "--epochs", 40, "--ema", 0.9]
+    arguments += ["--threads", 1, "--device", "cpu"]
+    whole = run(*arguments, "--out", tmp_path / "whole")
+    assert whole.exit_code == 0, whole.output
+    command = [sys.executable, "-m", "resprune", *map(str, arguments), "--out", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and (not metrics.exists() or metrics.read_text().count("\n") < 6):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 0 < metrics.read_text().count("\n") < 41
+    (tmp_path / "killed" / ".last.pt.draft").write_bytes(b"half")  # what a kill leaves at worst
+    resumed = run(*arguments, "--out", tmp_path / "killed", "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    for name in ("model.safetensors", "exits.safetensors"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_folder_killed_between_two_files_is_mended(images: Path, tmp_path: Path) -> None:
+    chain, out = tiny_chain(), tmp_path / "run"
+    whole = finetune(chain, images, out=out, recipe=SHORT, device="cpu")
+    for name in ("config.json", "model.safetensors", "metrics.jsonl"):
+        (out / name).unlink()
+    again = finetune(chain, images, out=out, recipe=SHORT, resume=True, device="cpu")
+    assert same_tensors(again.chain, whole.chain)
+    back = resprune.load(out, device="cpu")
+    assert same_tensors(back, whole.chain)
+    assert (out / "metrics.jsonl").read_text().count("\n") == 3
+
+
+def test_two_processes_give_the_weights_of_one(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    arguments = ["finetune", checkpoint, "--data", images, *FLAGS, "--steps", 4, "--device", "cpu"]
+    arguments = [*map(str, arguments), "--threads", "1", "--accumulate", "1", "--augment", "crop-flip"]
+    one = run(*arguments, "--out", tmp_path / "one")
+    assert one.exit_code == 0, one.output
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "resprune", *arguments, "--out", str(tmp_path / "two")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("is kept") == 1
+    alone, together = (resprune.load(tmp_path / name, device="cpu") for name in ("one", "two"))
+    theirs = together.network.state_dict()
+    for name, tensor in alone.network.state_dict().items():
+        torch.testing.assert_close(theirs[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    for name, rows in alone.exit_state.items():
+        torch.testing.assert_close(together.exit_state[name], rows, rtol=1e-4, atol=1e-5, msg=name)
+    figures = [
+        json.loads((tmp_path / n / "metrics.jsonl").read_text().splitlines()[-1]) for n in ("one", "two")
+    ]
+    assert figures[0]["final"]["accuracy"] == figures[1]["final"]["accuracy"]
+    assert figures[0]["train"]["loss"] == pytest.approx(figures[1]["train"]["loss"], rel=1e-4)
+
+
+def test_a_full_disk_is_told_and_the_state_before_stays(images: Path, tmp_path: Path) -> None:
+    chain, out = tiny_chain(), tmp_path / "run"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_up(outcome: object) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+
+    try:
+        with pytest.raises(OutputError, match="cannot be written") as caught:
+            finetune(chain, images, out=out, recipe=SHORT, device="cpu", on_epoch=fill_up)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "--resume" in str(caught.value)
+    assert [entry.name for entry in out.iterdir() if entry.name.endswith(".draft")] == []
+    whole = finetune(chain, images, recipe=SHORT, device="cpu")
+    resumed = finetune(chain, images, out=out, recipe=SHORT, resume=True, device="cpu")
+    assert same_tensors(resumed.chain, whole.chain)
+
+
+def test_a_loss_that_is_not_finite_keeps_the_state_before(images: Path, tmp_path: Path) -> None:
+    wild = replace(SHORT, rate=1e20)
+    with pytest.raises(TrainingError, match="the folder holds the last state"):
+        finetune(tiny_chain(), images, out=tmp_path / "run", recipe=wild, device="cpu")
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert state["step"] == 0
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in state["state_dict"].values())
+
+
+def test_a_network_from_scratch_by_name(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "fresh"
+    arguments = ("--recipe", "paper", "--steps", 2, "--batch-size", 16, "--out", out)
+    result = run("finetune", "paper-standard-3", "--data", images, *arguments)
+    assert result.exit_code == 0, result.output
+    section = json.loads((out / "config.json").read_text())["resprune"]
+    assert section["recipe"]["milestones"] == [82, 123]
+    assert section["architecture"]["options"]["stem_norm"] is True
+    back = resprune.load(out, device="cpu")
+    assert (back.depth, back.classes) == (3, 4)
+    assert "Distillation" not in (out / "README.md").read_text()
+
+
+def test_every_choice_of_a_recipe_is_an_option() -> None:
+    command = typer.main.get_command(app).commands["finetune"]  # pyright: ignore[reportAttributeAccessIssue]
+    known = {parameter.name.rstrip("_") for parameter in command.params}
+    assert {field.name for field in fields(Recipe)} - known == {"nesterov", "gamma_end"}
+
+
+def test_options_reach_the_recipe(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    flags = ("--gamma", "0:0.2", "--lambda", 1e-3, "--optimizer", "adamw", "--milestones", "1,2", "--seed", 3)
+    more = ("--schedule", "steps", "--no-sync-norms", "--no-channels-last", "--teacher", "none", "--clip", 2)
+    command = ("finetune", checkpoint, "--data", images, "--steps", 1, "--batch-size", 8, "--out", out)
+    assert run(*command, *flags, *more).exit_code == 0
+    recipe = json.loads((out / "config.json").read_text())["resprune"]["recipe"]
+    expected = {"gamma": 0.0, "gamma_end": 0.2, "branch_decay": 1e-3, "optimizer": "adamw", "seed": 3}
+    expected |= {"milestones": [1, 2], "schedule": "steps", "sync_norms": False, "channels_last": False}
+    assert {name: recipe[name] for name in expected} == expected
+    assert "distillation" not in (out / "README.md").read_text()
+
+
+def test_a_teacher_from_another_checkpoint(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    out, flags = tmp_path / "out", ("--steps", 1, "--batch-size", 8)
+    command = ("finetune", checkpoint, "--data", images, *flags, "--out", out)
+    assert run(*command, "--teacher", checkpoint).exit_code == 0
+    assert f"distillation from {checkpoint.name}" in (out / "README.md").read_text()
+    assert "classes" in refusal(2, *command[:-1], tmp_path / "no", "--teacher", "demo")
+
+
+def test_figures_are_tracked_where_asked(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = tmp_path / "out"
+    arguments = ("--data", images, *FLAGS, "--track", "tensorboard", "--out", out)
+    result = run("finetune", checkpoint, *arguments)
+    assert result.exit_code == 0, result.output
+    files = sorted((out / "tracks").rglob("events*"))
+    logged = [EventAccumulator(str(file)).Reload() for file in files]
+    found = [log.Scalars("final/accuracy") for log in logged if "final/accuracy" in log.Tags()["scalars"]]
+    assert [event.step for event in found[0]] == [0, 3, 6]
+
+
+REFUSALS: dict[str, tuple[int, tuple[object, ...], str]] = {
+    "no folder": (2, ("--out", None), "no output folder"),
+    "negative gamma": (2, ("--gamma", -0.1), "gamma must be at least 0"),
+    "negative lambda": (2, ("--lambda", -1), "branch_decay must be at least 0"),
+    "gamma is no number": (2, ("--gamma", "much"), "--gamma much is no number"),
+    "recipe": (2, ("--recipe", "best"), "no recipe 'best'"),
+    "heads": (2, ("--heads", "own"), "heads 'own' is none of shared, separate"),
+    "milestones": (2, ("--milestones", "1;2"), "no list of epochs"),
+    "separate without gamma": (2, ("--heads", "separate", "--gamma", 0), "gamma is 0"),
+    "tracker": (2, ("--track", "paper"), "no tracker 'paper'"),
+    "augmentation": (2, ("--augment", "wild"), "unknown augmentation 'wild'"),
+    "device": (2, ("--device", "cuda:1"), "CUDA_VISIBLE_DEVICES"),
+    "batch": (2, ("--batch-size", 15, "--accumulate", 2), "cannot be cut into 1 process"),
+    "nothing there": (3, ("--data", "nowhere"), "no such file or folder"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_wrong_use_is_told_before_any_training(
+    case: str, checkpoint: Path, images: Path, tmp_path: Path
+) -> None:
+    status, flags, message = REFUSALS[case]
+    given: dict[str, object] = {"--data": images, "--out": tmp_path / "out"}
+    given |= dict(zip(flags[::2], flags[1::2], strict=True))
+    arguments = [part for name, value in given.items() if value is not None for part in (name, value)]
+    assert message in refusal(status, "finetune", checkpoint, *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_cannot_be_learned_from_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    flat, two = tmp_path / "flat", tmp_path / "two"
+    coloured(tmp_path / "source", each=1)
+    flat.mkdir()
+    (tmp_path / "source" / "train" / "class0" / "0.png").rename(flat / "0.png")
+    (two / "train").mkdir(parents=True)
+    for name in ("class1", "class2"):
+        (tmp_path / "source" / "train" / name).rename(two / "train" / name)
+    out = ("--out", tmp_path / "out")
+    assert "no labels" in refusal(3, "finetune", checkpoint, "--data", flat, *out)
+    assert "2 classes, the network 4" in refusal(3, "finetune", checkpoint, "--data", two, *out)
+    (tmp_path / "empty" / "train" / "class0").mkdir(parents=True)
+    assert "no images" in refusal(3, "finetune", checkpoint, "--data", tmp_path / "empty", *out)
+    (tmp_path / "only" / "test").mkdir(parents=True)
+    coloured(tmp_path / "other", each=1)
+    (tmp_path / "other" / "train").rename(tmp_path / "only" / "test" / "x")
+    assert "train" in refusal(2, "finetune", checkpoint, "--data", tmp_path / "only", *out)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_that_are_not_this_runs_are_refused(images: Path, tmp_path: Path) -> None:
+    chain, out = tiny_chain(), tmp_path / "run"
+    finetune(chain, images, out=out, recipe=SHORT, device="cpu")
+    before = {entry.name: entry.read_bytes() for entry in out.iterdir()}
+
+    def refused(**changes: object) -> str:
+        options: dict[str, object] = {"out": out, "recipe": SHORT, "resume": True, "device": "cpu"}
+        with pytest.raises((UsageError, OutputError)) as caught:
+            finetune(chain, images, **options | changes)  # pyright: ignore[reportArgumentType]
+        return str(caught.value)
+
+    assert "gamma 0.3 instead of 0.1" in refused(recipe=replace(SHORT, gamma=0.3))
+    assert "teacher None instead of" in refused(teacher=None)
+    assert "samples 24 instead of 48" in refused(samples=32)
+    assert "exists already" in refused(resume=False)
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    (stranger / "notes.txt").write_text("mine")
+    assert "no run to resume" in refused(out=stranger)
+    assert "not replaced" in refused(out=stranger, resume=False, force=True)
+    assert {entry.name: entry.read_bytes() for entry in out.iterdir()} == before
+    assert (stranger / "notes.txt").read_text() == "mine"
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "last.pt").write_bytes(b"not a state")
+    with pytest.raises(resprune.ResPruneError, match="no state of a run"):
+        finetune(chain, images, out=damaged, recipe=SHORT, resume=True, device="cpu")
+    begun = finetune(chain, images, out=tmp_path / "new", recipe=SHORT, resume=True, device="cpu")
+    assert begun.outcome.best.epoch > 0
+    assert TINY.name == begun.outcome.result.architecture.name
