@@ -22,6 +22,8 @@ from resprune.errors import CheckpointError, OutputError, UsageError
 from resprune.export import folder as output
 from resprune.export.folder import METRICS_FILE, STATE_FILE
 
+_GO_ON = "make room there; what was written before is whole, and --resume goes on from it"
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -54,7 +56,7 @@ class RunFolder:
                 shutil.rmtree(self.path)
             self.path.mkdir(parents=True)
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise _unwritable(self.path, error, hint="choose another --out") from error
         return None
 
     def state(self) -> dict[str, Any] | None:
@@ -145,10 +147,6 @@ def _difference(name: str, mine: Any, other: Any) -> str:
     return f"{name} {mine} instead of {other}"
 
 
-def _unwritable(path: Path, error: Exception) -> OutputError:
+def _unwritable(path: Path, error: Exception, hint: str = _GO_ON) -> OutputError:
     reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
-    return OutputError(
-        f"cannot be written ({reason})",
-        where=path,
-        hint="make room there; what was written before is whole, and --resume goes on from it",
-    )
+    return OutputError(f"cannot be written ({reason})", where=path, hint=hint)
