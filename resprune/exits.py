@@ -15,7 +15,7 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any, cast
 
 import torch
@@ -47,10 +47,13 @@ class ExitNorm:
         rows: Statistics (exits, channels), updated in place in training mode; weight and bias likewise where
             heads are separate.
         rectified: Whether a ReLU follows, which is then done here.
+        kept: Whether the layer after that keeps its input for the backward pass anyway.
     """
 
-    def __init__(self, norm: nn.BatchNorm2d, rows: Rows, *, rectified: bool = False) -> None:
-        self.norm, self.rows, self.rectified = norm, rows, rectified
+    def __init__(
+        self, norm: nn.BatchNorm2d, rows: Rows, *, rectified: bool = False, kept: bool = False
+    ) -> None:
+        self.norm, self.rows, self.rectified, self.kept = norm, rows, rectified, kept
 
     def __call__(self, x: Tensor, exits: slice) -> Tensor:
         """Normalise (n * e, c, h, w), image-major, for the slice's e exits: one call over e * c channels."""
@@ -67,7 +70,9 @@ class ExitNorm:
         momentum = 0.1 if norm.momentum is None else norm.momentum
         learns = norm.training and torch.is_grad_enabled() and not has_torch_function((x,))
         if self.rectified and learns and weight is not None:
-            out = cast("Tensor", _NormRelu.apply(pixels, mean, var, weight, bias, momentum, norm.eps))
+            out = cast(
+                "Tensor", _NormRelu.apply(pixels, mean, var, weight, bias, momentum, norm.eps, self.kept)
+            )
         else:
             out = F.batch_norm(pixels, mean, var, weight, bias, norm.training, momentum, norm.eps)
             out = F.relu(out) if self.rectified else out
@@ -77,10 +82,11 @@ class ExitNorm:
 
 
 class _NormRelu(torch.autograd.Function):
-    """Batch norm in training mode and ReLU, of which nothing is stored but the input.
+    """Batch norm in training mode and ReLU, of which as little is stored as can be.
 
     The exits of a pre-activation network normalise every state, and the state is stored for its block's own
-    norm already. The backward pass normalises once more to know where the ReLU was open.
+    norm already. So the backward pass normalises once more to know where the ReLU was open, but where a
+    convolution follows: that stores the output itself.
     """
 
     @staticmethod
@@ -93,24 +99,49 @@ class _NormRelu(torch.autograd.Function):
         bias: Tensor,
         momentum: float,
         eps: float,
+        kept: bool,
     ) -> Tensor:
         out, batch_mean, inverse = torch.native_batch_norm(x, weight, bias, mean, var, True, momentum, eps)
-        ctx.save_for_backward(x, weight, bias, batch_mean, inverse)
+        out.relu_()
+        ctx.save_for_backward(x, weight, bias, batch_mean, inverse, out if kept else None)
         ctx.eps = eps
-        return out.relu_()
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, weight, bias, mean, inverse = ctx.saved_tensors
-        var = inverse.pow(-2) - ctx.eps
-        out = F.batch_norm(x, mean, var, weight, bias, False, 0.0, ctx.eps)
-        grad = torch.where(out > 0, grad, grad.new_zeros(()))
+        x, weight, bias, mean, inverse, out = ctx.saved_tensors
+        if out is None:
+            out = F.batch_norm(x, mean, inverse.pow(-2) - ctx.eps, weight, bias, False, 0.0, ctx.eps)
+        grad = torch.ops.aten.threshold_backward(grad, out, 0)
         mask = [ctx.needs_input_grad[i] for i in (0, 3, 4)]
         grads = torch.ops.aten.native_batch_norm_backward(
             grad, x, weight, None, None, mean, inverse, True, ctx.eps, mask
         )
-        return grads[0], None, None, grads[1], grads[2], None, None
+        return grads[0], None, None, grads[1], grads[2], None, None, None
+
+
+class _Tap(torch.autograd.Function):
+    """A state on its way through the network, and every s-th pixel of it for its exit.
+
+    The exit's gradient is added to the state's in place, at those pixels. Autograd by itself would spread it
+    into a tensor of the state's size and add all of that, which costs more than the exit. The state's
+    gradient is nobody else's: a block reads its input at least twice or through a layer of its own, so that
+    it is a sum, or a layer's result, made for this node alone.
+    """
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, x: Tensor, stride: int
+    ) -> tuple[Tensor, Tensor]:
+        ctx.stride = stride
+        return x.view_as(x), x[:, :, ::stride, ::stride].clone(memory_format=torch.preserve_format)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, of_exit: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        grad[:, :, :: ctx.stride, :: ctx.stride] += of_exit
+        return grad, None
 
 
 class ExitLayer:
@@ -188,16 +219,15 @@ class SkipChainExits:
 
     def _with_rows(self, layers: Sequence[nn.Module]) -> Iterable[Layer]:
         """Give every layer what the exits have of their own; a norm takes in the ReLU behind it."""
-        behind = [*layers[1:], None]
         rectified = False
-        for layer, following in zip(layers, behind, strict=True):
+        for layer, *behind in zip_longest(layers, layers[1:], layers[2:]):
             if rectified and isinstance(layer, nn.ReLU):
                 rectified = False
                 continue
             rows = self._rows_of(layer)
             if rows and isinstance(layer, nn.BatchNorm2d):
-                rectified = isinstance(following, nn.ReLU) and not hasattr(layer, "act")
-                yield ExitNorm(layer, rows, rectified=rectified)
+                rectified = isinstance(behind[0], nn.ReLU) and not hasattr(layer, "act")
+                yield ExitNorm(layer, rows, rectified=rectified, kept=isinstance(behind[1], nn.Conv2d))
             else:
                 yield ExitLayer(layer, rows) if rows else layer
 
@@ -215,8 +245,7 @@ class SkipChainExits:
         chain, climb = self._chain, self.start()
         x = chain.stem(images)
         for block in chain.blocks:
-            climb.add(x)
-            x = block(x)
+            x = block(climb.add(x))
         return climb.logits(chain.resume(chain.depth, x))
 
 
@@ -229,23 +258,26 @@ class ExitPass:
         self._waiting: list[Tensor] = []
         self._logits: list[Tensor] = []
 
-    def add(self, x: Tensor) -> None:
-        """Take state ``x_k`` (n, c, h, w), for k = 0, 1, ... in turn."""
-        way = self._ways[0]
-        if way.stride > 1:
-            x = x[:, :, :: way.stride, :: way.stride]
+    def add(self, x: Tensor) -> Tensor:
+        """Take state ``x_k`` (n, c, h, w), for k = 0, 1, ... in turn; returns it, for block k to go on with."""
+        way, state = self._ways[0], x
+        if way.stride > 1 and x.requires_grad:
+            x, state = _Tap.apply(x, way.stride)  # pyright: ignore[reportGeneralTypeIssues]
+        elif way.stride > 1:
+            state = x[:, :, :: way.stride, :: way.stride]
         for layer in way.alone:
-            x = layer(x)
-        if way.stride > 1 and not way.alone:
+            state = layer(state)
+        if way.stride > 1 and not way.alone and not x.requires_grad:
             # A copy, not a view: a view would keep the whole state alive.
-            x = x.clone(memory_format=torch.preserve_format)
-        self._waiting.append(x)
+            state = state.clone(memory_format=torch.preserve_format)
+        self._waiting.append(state)
         self._exit += 1
         waiting_bytes = sum(state.nbytes for state in self._waiting)
         if self._exit > way.last or waiting_bytes >= BATCH_BYTES:
             self._push()
         if self._exit > way.last:
             self._ways.pop(0)
+        return x
 
     def logits(self, final: Tensor) -> Tensor:
         """Return (n, N + 1, classes): the exits, and last the network's own logits (n, classes)."""

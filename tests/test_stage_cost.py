@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from resprune import exits
 from resprune.chain import ResidualChain
 from resprune.families.layers import leaves
-from resprune.records import Heads
+from resprune.records import Heads, PrunePlan
 from resprune.stage_cost import (
     LOG_SCALE,
     branch_penalty,
@@ -24,6 +24,7 @@ from resprune.stage_cost import (
     vanishing_group,
     zero_branches,
 )
+from resprune.surgery import remove_blocks
 from resprune.training.student import Student
 
 CPU = torch.device("cpu")
@@ -93,6 +94,23 @@ def test_losses_gradients_and_statistics_are_those_of_the_loop(
     chain: ResidualChain, heads: Heads, batch_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exits, "BATCH_BYTES", batch_bytes)
+    assert_like_the_loop(chain, heads)
+
+
+@pytest.mark.parametrize("heads", ["shared", "separate"])
+@pytest.mark.parametrize(
+    "name", ["torchvision bottleneck", "cifar option B", "cifar preact", "preact standard"]
+)
+def test_so_are_those_of_a_network_with_bare_projections(name: str, heads: Heads) -> None:
+    chain = make_chain(ARCHITECTURES[name])
+    stages = [block.stage for block in chain.blocks]
+    second = {k for k, stage in enumerate(stages) if stage in (1, max(stages))}
+    kept = tuple(k for k in range(chain.depth) if k not in second)
+    plan = PrunePlan("bare second and last stage", tuple(sorted(second)), kept)
+    assert_like_the_loop(remove_blocks(chain, plan), heads)
+
+
+def assert_like_the_loop(chain: ResidualChain, heads: Heads) -> None:
     images, targets = make_images(chain, 6), torch.arange(6) % chain.classes
     chain.network.double()
     fast = Student(chain, heads, CPU).train()
