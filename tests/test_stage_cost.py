@@ -98,9 +98,7 @@ def test_losses_gradients_and_statistics_are_those_of_the_loop(
 
 
 @pytest.mark.parametrize("heads", ["shared", "separate"])
-@pytest.mark.parametrize(
-    "name", ["torchvision bottleneck", "cifar option B", "cifar preact", "preact standard"]
-)
+@pytest.mark.parametrize("name", ["torchvision basic", "cifar option B", "cifar preact", "preact standard"])
 def test_so_are_those_of_a_network_with_bare_projections(name: str, heads: Heads) -> None:
     chain = make_chain(ARCHITECTURES[name])
     stages = [block.stage for block in chain.blocks]
