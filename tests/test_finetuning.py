@@ -16,7 +16,7 @@ import pytest
 import torch
 import typer
 from commands import refusal, run
-from conftest import make_images
+from conftest import ARCHITECTURES, make_chain, make_images
 from training import RECIPE, TINY, coloured, same_tensors, tiny_chain
 
 import resprune
@@ -25,7 +25,7 @@ from resprune.errors import OutputError, TrainingError, UsageError
 from resprune.exits import SkipChainExits
 from resprune.export import folder as output
 from resprune.finetuning import finetune
-from resprune.records import Recipe
+from resprune.records import Preprocessing, Recipe
 
 SHORT = replace(RECIPE, gamma=0.1)
 FLAGS = ("--epochs", 2, "--batch-size", 16, "--rate", 0.05, "--hold-out", 0.25, "--warm-up", 0, "--gamma", 0.1)
@@ -186,6 +186,19 @@ def test_a_network_from_scratch_by_name(images: Path, tmp_path: Path) -> None:
     back = resprune.load(out, device="cpu")
     assert (back.depth, back.classes) == (3, 4)
     assert "Distillation" not in (out / "README.md").read_text()
+
+
+def test_photographs_are_scaled_cropped_and_mirrored_by_timm(images: Path, tmp_path: Path) -> None:
+    architecture = ARCHITECTURES["torchvision basic"]
+    architecture = replace(architecture, options={**architecture.options, "classes": 4})
+    recipe = Preprocessing(3, 32, 32, (0.5,) * 3, (0.25,) * 3, resize=40, source="test")
+    chain = replace(make_chain(architecture), preprocessing=recipe)
+    for auto_augment in (None, "rand-m9-mstd0.5"):
+        choices = replace(SHORT, steps=2, auto_augment=auto_augment, mixup=0.2)
+        tuned = finetune(chain, images, recipe=choices, device="cpu", workers=0)
+        assert tuned.outcome.rows[-1].steps == 2
+        assert tuned.outcome.rows[-1].train_exit_loss is not None
+        assert tuned.chain.exit_state  # projections with norms: statistics for every exit
 
 
 def test_every_choice_of_a_recipe_is_an_option() -> None:

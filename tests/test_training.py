@@ -93,6 +93,16 @@ def test_the_origin_is_left_as_it_is_and_the_network_learns(folder: Path) -> Non
     assert not trained.chain.network.training
 
 
+def test_a_run_without_exits_leaves_behind_what_they_had_of_their_own(folder: Path) -> None:
+    data = opened(folder)
+    staged = train(tiny_chain(), data, replace(RECIPE, epochs=1, gamma=0.1)).chain
+    assert staged.exit_state
+    plain = train(staged, data, replace(RECIPE, epochs=1, gamma=0.0))
+    assert not plain.chain.exit_state
+    assert plain.best.exits == ()
+    assert plain.best.last_stage_accuracy is None
+
+
 def test_the_best_epoch_is_kept_not_the_last(folder: Path) -> None:
     kept: list[tuple[ResidualChain, tuple[EpochRow, ...]]] = []
     recipe = replace(RECIPE, epochs=5, rate=0.4, schedule="constant", seed=3)

@@ -39,9 +39,10 @@ class Student(nn.Module):
                     # states come in the other one.
                     parameter.data = parameter.data.flatten(1)[:, :, None, None]
         self.own = nn.Module()
-        rows = chain.exit_state if heads is None else own_exit_state(chain, heads)
+        # Trained without exits, a network leaves what they had of their own behind.
+        rows = {} if heads is None else own_exit_state(chain, heads)
         for name, tensor in rows.items():
-            if _is_statistic(name) or heads is None:
+            if _is_statistic(name):
                 self.own.register_buffer(_flat(name), tensor.to(device))
             else:
                 self.own.register_parameter(_flat(name), nn.Parameter(tensor.to(device)))
