@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from resprune import families
 from resprune.chain import ResidualChain, assemble
 from resprune.families import preact
 from resprune.records import Architecture, Origin, Preprocessing
+
+# For the commands that tests start: with a process on every core, two threads each are far slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).parents[2] / "shared"
 CIFAR = SHARED / "data" / "cifar10"
