@@ -2,14 +2,17 @@
 
 The change is the divergence ``D(S) = mean over images of KL(p || q_S)`` in nats, p the class probabilities of
 the whole network and q_S those without the blocks S. Greedy backward elimination tries every block in every
-step. Here only the few that look best are tried, and how they look comes from a gate on every branch,
-``x_{k+1} = a_k(S_k(x_k) + g_k F_k(x_k))``: to second order in closing it, from 1 to 0,
+step. Here only the few that look best are tried. How they look comes from one of two (`benchmarks/selection.py`
+compares them):
 
-    D(S + k) - D(S) ~ -dD/dg_k + 1/2 E[J_k^T (diag(q) - q q^T) J_k],    J_k = dlogits/dg_k,
+- trials: what removing the block added when it was last tried, all of them having been tried once;
+- gates: a gate on every branch, ``x_{k+1} = a_k(S_k(x_k) + g_k F_k(x_k))``, and to second order in closing it
 
-with the Gauss-Newton (Fisher) part of the curvature; the first term is zero for the whole network alone. A
-backward pass with ``q - p`` gives the first term for all gates, and one with a random u of covariance
-``diag(q) - q q^T`` the second, ``1/2 E[(u^T J_k)^2]``.
+      D(S + k) - D(S) ~ -dD/dg_k + 1/2 E[J_k^T (diag(q) - q q^T) J_k],    J_k = dlogits/dg_k,
+
+  with the Gauss-Newton (Fisher) part of the curvature; the first term is zero for the whole network. A
+  backward pass with ``q - p`` gives the first term for all gates, one with a random u of covariance
+  ``diag(q) - q q^T`` the second, ``1/2 E[(u^T J_k)^2]``.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,10 +32,10 @@ from resprune.errors import ArchitectureError, DataError, UsageError
 from resprune.records import PrunePlan, Removal
 from resprune.surgery import remove_blocks
 
-TRIED = 4
+TRIED = 5
 """How many blocks are tried in every step, by default; `benchmarks/selection.py` measures what that costs."""
 ESTIMATED = 4
-"""After the first step every so manieth image is looked at for estimates, others in every step."""
+"""After the first step gates look at every so manieth image, at others in every step."""
 BACKWARD = 2.0
 """What a backward pass costs, in forward passes."""
 
@@ -73,13 +77,14 @@ def order_removals(
     until: Until | None = None,
     price: Sequence[float] | None = None,
     tried: int | None = TRIED,
+    rank: Literal["trials", "gates"] = "trials",
     seed: int = 0,
     on_pass: OnPass | None = None,
 ) -> tuple[Removal, ...]:
     """Return the blocks to remove, in turn: each adds least divergence to those before it.
 
-    Branches that change nothing on any image go first. Then every step tries the blocks that are estimated
-    best on real outputs, block k at the cost of the network behind it, and the best of them goes.
+    Branches that change nothing on any image go first. Then every step tries the blocks that are ranked
+    first on real outputs, block k at the cost of the network behind it, and the best of them goes.
 
     Args:
         chain: In eval mode; left as it is.
@@ -89,7 +94,9 @@ def order_removals(
         price: What each block's removal is worth, positive, any unit: the divergence that a removal adds is
             then compared per unit. By default the divergence alone decides.
         tried: Blocks that every step tries; None for all, which is greedy backward elimination.
-        seed: Of the random vectors in the estimates.
+        rank: What they are ranked by, see above: ``trials`` try all blocks in the first step, ``gates`` cost
+            less where the network is deep or few blocks go, and choose less well.
+        seed: Of the random vectors for gates; trials need none.
         on_pass: Told what was computed.
 
     Raises:
@@ -124,9 +131,11 @@ def order_removals(
         removed = frozenset(removal.index for removal in removals)
         left = [k for k in range(chain.depth) if k not in removed]
         if tried is not None and tried < len(left):
-            fresh = search.estimate(removed, left)
-            guess = {k: (fresh[k] + guess.get(k, fresh[k])) / 2 for k in left}
-            left = sorted(left, key=score)[:tried]
+            if rank == "gates":
+                fresh = search.estimate(removed, left)
+                guess = {k: (fresh[k] + guess.get(k, fresh[k])) / 2 for k in left}
+            if guess:
+                left = sorted(left, key=score)[:tried]
         now = removals[-1].divergence if removals else 0.0
         truth = search.try_each(removed, left)
         guess |= {k: divergence - now for k, divergence in truth.items()}
