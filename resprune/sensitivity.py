@@ -212,9 +212,9 @@ class _Search:
     def estimate(self, removed: Collection[int], left: Sequence[int]) -> dict[int, float]:
         """Estimate what closing each gate adds to the divergence; costs one forward and two backward passes."""
         every = ESTIMATED if self.estimates and self._samples >= ESTIMATED else 1
-        sums = torch.zeros(len(left), dtype=torch.float64)
         seen = 0
         with torch.inference_mode(mode=False):
+            sums = torch.zeros(len(left), dtype=torch.float64)
             for images, original in self._share_of_images(every):
                 seen += len(images)
                 sums += self._added(images, original, removed, left)
