@@ -25,9 +25,9 @@ from resprune.sensitivity import order_removals
 
 NETWORKS = {"resnet20-cifar10.th": 3, "resnet32-cifar10.th": 5, "demo": 10}
 RULES: dict[str, dict[str, Any]] = {
-    "greedy": {"tried": None},
+    "greedy": {"effort": None},
     "trials": {},
-    "gates": {"rank": "gates"},
+    "gates": {"rank": "gates", "effort": 2.5},
 }
 
 

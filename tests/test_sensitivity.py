@@ -73,7 +73,7 @@ def test_the_gate_leads_from_the_skip_step_to_the_block(chain: ResidualChain, im
 
 def test_divergences_are_those_of_pruned_networks(chain: ResidualChain) -> None:
     images = make_images(chain, 3)
-    order = order_removals(chain, images.split(2), count=2, tried=3)
+    order = order_removals(chain, images.split(2), count=2, effort=1.5)
     for steps in (1, 2):
         removed = tuple(r.index for r in order[:steps])
         pruned = remove_blocks(chain, plan(chain, removed))
@@ -92,11 +92,11 @@ def test_savings_are_the_difference_of_the_networks(chain: ResidualChain) -> Non
 @pytest.mark.parametrize("rank", ["trials", "gates"])
 def test_with_all_blocks_tried_it_is_greedy_elimination(small: ResidualChain, rank: Rank) -> None:
     images = make_images(small, 6)
-    for tried in (None, small.depth):
-        order = order_removals(small, [images], tried=tried, rank=rank)
+    for effort in (None, 99.0):
+        order = order_removals(small, [images], effort=effort, rank=rank)
         assert [r.index for r in order] == greedy(small, images, small.depth)
     price = [1.0, 7.0, 2.0, 5.0, 3.0, 1.0, 4.0]
-    order = order_removals(small, [images], count=4, price=price, tried=None)
+    order = order_removals(small, [images], count=4, price=price, effort=None)
     assert [r.index for r in order] == greedy(small, images, 4, price)
     assert [r.price for r in order] == [price[r.index] for r in order]
 
@@ -139,7 +139,7 @@ def test_zero_branches_go_first_and_free(small: ResidualChain, rank: Rank) -> No
     assert {r.index for r in order} == {1, 5}
     assert [r.divergence for r in order] == [0.0, 0.0]
     assert passes == [1.0]
-    longer = order_removals(small, [make_images(small, 4)], count=4, tried=2, rank=rank)
+    longer = order_removals(small, [make_images(small, 4)], count=4, effort=1.5, rank=rank)
     assert longer[:2] == order
     assert longer[2].divergence > 0
 
@@ -147,7 +147,7 @@ def test_zero_branches_go_first_and_free(small: ResidualChain, rank: Rank) -> No
 @pytest.mark.parametrize("rank", ["trials", "gates"])
 def test_two_runs_are_equal_and_batches_do_not_matter(small: ResidualChain, rank: Rank) -> None:
     images = make_images(small, 8)
-    runs = [order_removals(small, images.split(size), tried=2, rank=rank) for size in (8, 8, 3)]
+    runs = [order_removals(small, images.split(size), effort=1.5, rank=rank) for size in (8, 8, 3)]
     assert runs[0] == runs[1]
     if rank == "trials":
         assert [r.index for r in runs[2]] == [r.index for r in runs[0]]
@@ -165,7 +165,7 @@ def test_the_chain_is_left_as_it_was(small: ResidualChain, fail: bool) -> None:
             raise KeyboardInterrupt
 
     def run() -> Any:
-        return order_removals(small, [images], count=3, tried=2, rank="gates", on_pass=on_pass)
+        return order_removals(small, [images], count=3, effort=1.5, rank="gates", on_pass=on_pass)
 
     if fail:
         with pytest.raises(KeyboardInterrupt):
@@ -194,19 +194,19 @@ def test_it_stops_when_told(small: ResidualChain) -> None:
     assert order_removals(small, images, count=0) == ()
 
 
-@pytest.mark.parametrize(("rank", "tried"), [("trials", 5), ("gates", 4)])
-def test_passes_are_within_the_budget(rank: Rank, tried: int) -> None:
+@pytest.mark.parametrize(("rank", "effort"), [("trials", 3.0), ("gates", 2.5)])
+def test_passes_are_within_the_budget(rank: Rank, effort: float) -> None:
     chain = make_chain(DEEP)
     for seed in range(2):
         passes: list[float] = []
         images = make_images(chain, 4, seed)
-        order_removals(chain, [images], count=9, tried=tried, rank=rank, seed=seed, on_pass=passes.append)
+        order_removals(chain, [images], count=9, effort=effort, rank=rank, seed=seed, on_pass=passes.append)
         assert 10 < sum(passes) <= 40
 
 
 def test_greedy_costs_what_its_suffixes_cost(small: ResidualChain) -> None:
     passes: list[float] = []
-    order_removals(small, [make_images(small, 2)], count=1, tried=None, on_pass=passes.append)
+    order_removals(small, [make_images(small, 2)], count=1, effort=None, on_pass=passes.append)
     total, whole, saved = small.summary.macs, [macs for macs, _ in small.costs], savings(small)
     suffixes = sum(whole[k] - saved[k] + sum(whole[k + 1 :]) for k in range(small.depth))
     way = total - whole[-1]
@@ -218,7 +218,7 @@ def test_what_cannot_be_is_refused(small: ResidualChain) -> None:
     wishes: list[dict[str, Any]] = [
         {"count": 8},
         {"count": -1},
-        {"tried": 0},
+        {"effort": 0.0},
         {"price": [1.0]},
         {"price": [0.0] * 7},
     ]
