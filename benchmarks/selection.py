@@ -73,7 +73,7 @@ def _compare(name: str, draw: int, chain: ResidualChain, images: list[Tensor], c
         order = order_removals(chain, images, count=count, on_pass=passes.append, **options)
         oracle = oracle or order
         best, got = oracle[-1].divergence, order[-1].divergence
-        ratio = f"{got / best:.2f}" if best else ("1.00" if not got else "-")
+        ratio = f"{got / best:.2f}" if best > 1e-3 else "-"  # random weights: nothing to compare
         same = len({r.index for r in order} & {r.index for r in oracle})
         print(
             f"| {name} | {count} of {chain.depth} | {draw} | {rule} | {got:.3f} | {ratio}"

@@ -33,7 +33,7 @@ from resprune.records import PrunePlan, Removal
 from resprune.surgery import remove_blocks
 
 EFFORT = 3.0
-"""What a step spends on trying blocks, by default, in forward passes: with this, 9 of 27 like blocks cost at most
+"""What a step spends on trying blocks, by default, in forward passes: 9 of 27 like blocks then cost at most
 1 + 14.5 + 8 * 3 = 39.5 passes when ranked by trials."""
 ESTIMATED = 4
 """After the first step gates look at every so manieth image, at others in every step."""
