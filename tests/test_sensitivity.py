@@ -103,7 +103,7 @@ def test_with_all_blocks_tried_it_is_greedy_elimination(small: ResidualChain, ra
 
 def test_slope_and_curvature_are_those_of_finite_differences(small: ResidualChain) -> None:
     small.network.double()
-    images = make_images(small, 1000).double()[:, :, ::4, ::4]
+    images = make_images(small, 300).double()[:, :, ::4, ::4]
     search = _Search(small, [images], 0, lambda passes: None)
     with torch.inference_mode():
         original = small(images)
@@ -125,7 +125,7 @@ def test_slope_and_curvature_are_those_of_finite_differences(small: ResidualChai
                 slope, curve = (high - low) / (2 * h), (high - 2 * middle + low) / h**2
                 if not removed:  # there Gauss-Newton is the whole curvature
                     assert slope == pytest.approx(0.0, abs=1e-4 * curve)
-                    assert value == pytest.approx(0.5 * curve, rel=0.15)
+                    assert value == pytest.approx(0.5 * curve, rel=0.3)
                 else:  # its part of the curvature is never negative
                     assert value > -slope
 
