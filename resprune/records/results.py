@@ -145,6 +145,21 @@ class PrunePlan:
 
 
 @dataclass(frozen=True)
+class Removal:
+    """One step of a surgical order.
+
+    Attributes:
+        index: Of the block that goes.
+        divergence: Mean over images of KL(original || pruned) in nats, with it and all before it removed.
+        price: What its removal is worth: multiply-accumulates for one image, or the unit of the given prices.
+    """
+
+    index: int
+    divergence: float
+    price: float
+
+
+@dataclass(frozen=True)
 class Verification:
     """Largest absolute difference of two networks' logits, what it was taken against, and the bound."""
 

@@ -1,0 +1,86 @@
+"""How close `order_removals` comes to greedy backward elimination, and what it costs.
+
+Greedy, the oracle, tries every block in every step. Calibration images are training images, no labels and no
+test images. A pass is one forward pass of the whole network over all calibration images; parts of it count by
+their multiply-accumulates, a backward pass twice. The demo ships no training images: its first split is used.
+
+    python benchmarks/selection.py CHECKPOINTS CIFAR10
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import resprune
+from resprune import families
+from resprune.chain import ResidualChain, assemble, seeded_images
+from resprune.data import open_data
+from resprune.records import Architecture, Origin, Preprocessing, Removal
+from resprune.sensitivity import order_removals
+
+NETWORKS = {"resnet20-cifar10.th": 3, "resnet32-cifar10.th": 5, "demo": 10}
+RULES: dict[str, dict[str, Any]] = {
+    "greedy": {"effort": None},
+    "trials": {},
+    "gates": {"rank": "gates", "effort": 2.5},
+}
+
+
+def main() -> None:
+    """Print one row for each network, draw of images and rule."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("checkpoints", type=Path)
+    parser.add_argument("cifar10", type=Path)
+    parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--draws", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print("| network | blocks removed | draw | rule | divergence, nats | to greedy's | passes | same blocks |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, count in NETWORKS.items():
+        demo = name == "demo"
+        chain = resprune.load("demo" if demo else options.checkpoints / name)
+        for draw in range(options.draws):
+            spec, split = ("demo", None) if demo else (options.cifar10, "train")
+            data = open_data(
+                spec, chain.preprocessing, chain.classes, split=split, samples=options.samples, seed=draw
+            )
+            _compare(name, draw, chain, [images for images, _ in data], count)
+    deep = random_network()
+    _compare("27 blocks, random", 0, deep, [seeded_images(deep.preprocessing, 8, seed=0)], 9)
+
+
+def random_network() -> ResidualChain:
+    """Return a 27-block CIFAR ResNet with random weights: passes can be counted on it, quality cannot."""
+    options = {"names": "akamaster", "block": "basic", "stem": 16, "widths": [16, 32, 64], "in_channels": 3}
+    options |= {"classes": 10, "shortcut": "A", "padding": "centred"}
+    architecture = Architecture("cifar-resnet", "resnet56", ("b" * 9,) * 3, options)
+    torch.manual_seed(0)
+    network = families.build(architecture, device="cpu").eval()
+    recipe = Preprocessing(3, 32, 32, (0.5,) * 3, (0.25,) * 3, source="random")
+    return assemble(network, architecture, recipe, Origin("random", "0" * 64, "random"))
+
+
+def _compare(name: str, draw: int, chain: ResidualChain, images: list[Tensor], count: int) -> None:
+    oracle: tuple[Removal, ...] = ()
+    for rule, options in RULES.items():
+        passes: list[float] = []
+        order = order_removals(chain, images, count=count, on_pass=passes.append, **options)
+        oracle = oracle or order
+        best, got = oracle[-1].divergence, order[-1].divergence
+        ratio = f"{got / best:.2f}" if best > 1e-3 else "-"  # random weights: nothing to compare
+        same = len({r.index for r in order} & {r.index for r in oracle})
+        print(
+            f"| {name} | {count} of {chain.depth} | {draw} | {rule} | {got:.3f} | {ratio}"
+            f" | {sum(passes):.1f} | {same} of {count} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

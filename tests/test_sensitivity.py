@@ -1,0 +1,233 @@
+"""The order of surgical removals against plain loops: gates, estimates, cached prefixes, the greedy oracle."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+import torch
+from conftest import ARCHITECTURES, make_chain, make_images
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resprune.chain import ResidualChain
+from resprune.errors import ArchitectureError, DataError, UsageError
+from resprune.records import Architecture, PrunePlan, Removal
+from resprune.sensitivity import _Search, gated, order_removals, savings
+from resprune.stage_cost import vanishing_group
+from resprune.surgery import remove_blocks, skip_blocks
+
+Rank = Literal["trials", "gates"]
+
+
+DEEP = Architecture("cifar-resnet", "resnet56", ("b" * 9,) * 3, ARCHITECTURES["cifar option A"].options)
+
+
+@pytest.fixture
+def small() -> ResidualChain:
+    return make_chain(ARCHITECTURES["cifar option B"])
+
+
+@torch.inference_mode()
+def divergence(chain: ResidualChain, images: Tensor, removed: tuple[int, ...]) -> float:
+    p, q = chain(images).double().softmax(1), skip_blocks(chain, images, removed).double().softmax(1)
+    return float((p * (p.log() - q.log())).sum(1).mean())
+
+
+def greedy(chain: ResidualChain, images: Tensor, count: int, price: list[float] | None = None) -> list[int]:
+    removed: list[int] = []
+    for _ in range(count):
+        now = divergence(chain, images, tuple(removed)) if removed else 0.0
+        left = [k for k in range(chain.depth) if k not in removed]
+        added = {k: divergence(chain, images, (*removed, k)) - now for k in left}
+        if price is not None:
+            added = {k: a / price[k] if a > 0 else a * price[k] for k, a in added.items()}
+        removed.append(min(left, key=lambda k: added[k]))
+    return removed
+
+
+def plan(chain: ResidualChain, removed: tuple[int, ...]) -> PrunePlan:
+    kept = tuple(k for k in range(chain.depth) if k not in removed)
+    return PrunePlan("test", tuple(sorted(removed)), kept)
+
+
+def zero(chain: ResidualChain, k: int) -> None:
+    with torch.no_grad():
+        for parameter in vanishing_group(chain.blocks[k]):
+            parameter.zero_()
+        for layer in chain.blocks[k].branch:
+            if isinstance(layer, nn.BatchNorm2d) and not layer.weight.any():
+                assert layer.running_mean is not None
+                layer.running_mean.zero_()
+
+
+@torch.inference_mode()
+def test_the_gate_leads_from_the_skip_step_to_the_block(chain: ResidualChain, images: Tensor) -> None:
+    x = chain.stem(images)
+    for block in chain.blocks:
+        scale = float(block(x).abs().max())
+        torch.testing.assert_close(gated(block, x, 1.0), block(x), rtol=0, atol=1e-4 * scale)
+        torch.testing.assert_close(gated(block, x, 0.0), block.skip(x), rtol=0, atol=1e-4 * scale)
+        x = block(x)
+
+
+def test_divergences_are_those_of_pruned_networks(chain: ResidualChain) -> None:
+    images = make_images(chain, 3)
+    order = order_removals(chain, images.split(2), count=2, effort=1.5)
+    for steps in (1, 2):
+        removed = tuple(r.index for r in order[:steps])
+        pruned = remove_blocks(chain, plan(chain, removed))
+        with torch.inference_mode():
+            p, q = chain(images).double().softmax(1), pruned.network(images).double().softmax(1)
+        expected = float((p * (p.log() - q.log())).sum(1).mean())
+        assert order[steps - 1].divergence == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_savings_are_the_difference_of_the_networks(chain: ResidualChain) -> None:
+    for k in (0, chain.depth - 1):
+        pruned = remove_blocks(chain, plan(chain, (k,)))
+        assert savings(chain)[k] == chain.summary.macs - pruned.summary.macs
+
+
+@pytest.mark.parametrize("rank", ["trials", "gates"])
+def test_with_all_blocks_tried_it_is_greedy_elimination(small: ResidualChain, rank: Rank) -> None:
+    images = make_images(small, 6)
+    for effort in (None, 99.0):
+        order = order_removals(small, [images], effort=effort, rank=rank)
+        assert [r.index for r in order] == greedy(small, images, small.depth)
+    price = [1.0, 7.0, 2.0, 5.0, 3.0, 1.0, 4.0]
+    order = order_removals(small, [images], count=4, price=price, effort=None)
+    assert [r.index for r in order] == greedy(small, images, 4, price)
+    assert [r.price for r in order] == [price[r.index] for r in order]
+
+
+def test_slope_and_curvature_are_those_of_finite_differences(small: ResidualChain) -> None:
+    small.network.double()
+    images = make_images(small, 300).double()[:, :, ::4, ::4]
+    search = _Search(small, [images], 0, lambda passes: None)
+    with torch.inference_mode():
+        original = small(images)
+
+        def at(gate: float, k: int, removed: tuple[int, ...]) -> float:
+            x = small.stem(images)
+            for block in small.blocks:
+                closed = 0.0 if block.index in removed else gate if block.index == k else 1.0
+                x = gated(block, x, closed)
+            q = small.resume(small.depth, x).log_softmax(1)
+            return float(F.kl_div(q, original.log_softmax(1), log_target=True, reduction="batchmean"))
+
+        h = 1e-3
+        for removed in ((), (3,)):
+            estimate = search.estimate(removed, [k for k in range(small.depth) if k not in removed])
+            search.estimates = 0  # the next one is on all images too
+            for k, value in estimate.items():
+                low, middle, high = at(1 - h, k, removed), at(1, k, removed), at(1 + h, k, removed)
+                slope, curve = (high - low) / (2 * h), (high - 2 * middle + low) / h**2
+                if not removed:  # there Gauss-Newton is the whole curvature
+                    assert slope == pytest.approx(0.0, abs=1e-4 * curve)
+                    assert value == pytest.approx(0.5 * curve, rel=0.3)
+                else:  # its part of the curvature is never negative
+                    assert value > -slope
+
+
+@pytest.mark.parametrize("rank", ["trials", "gates"])
+def test_zero_branches_go_first_and_free(small: ResidualChain, rank: Rank) -> None:
+    zero(small, 1)
+    zero(small, 5)
+    passes: list[float] = []
+    order = order_removals(small, [make_images(small, 4)], count=2, rank=rank, on_pass=passes.append)
+    assert {r.index for r in order} == {1, 5}
+    assert [r.divergence for r in order] == [0.0, 0.0]
+    assert passes == [1.0]
+    longer = order_removals(small, [make_images(small, 4)], count=4, effort=1.5, rank=rank)
+    assert longer[:2] == order
+    assert longer[2].divergence > 0
+
+
+@pytest.mark.parametrize("rank", ["trials", "gates"])
+def test_two_runs_are_equal_and_batches_do_not_matter(small: ResidualChain, rank: Rank) -> None:
+    images = make_images(small, 8)
+    runs = [order_removals(small, images.split(size), effort=1.5, rank=rank) for size in (8, 8, 3)]
+    assert runs[0] == runs[1]
+    if rank == "trials":
+        assert [r.index for r in runs[2]] == [r.index for r in runs[0]]
+        assert [r.divergence for r in runs[2]] == pytest.approx([r.divergence for r in runs[0]], rel=1e-4)
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_the_chain_is_left_as_it_was(small: ResidualChain, fail: bool) -> None:
+    small.network.requires_grad_(True)
+    images = make_images(small, 4)
+    before = {name: tensor.clone() for name, tensor in small.network.state_dict().items()}
+
+    def on_pass(passes: float) -> None:
+        if fail and passes > 2:
+            raise KeyboardInterrupt
+
+    def run() -> Any:
+        return order_removals(small, [images], count=3, effort=1.5, rank="gates", on_pass=on_pass)
+
+    if fail:
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    else:
+        with torch.inference_mode():
+            run()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in small.network.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in small.network.parameters())
+    assert not any(layer.training or layer._forward_hooks for layer in small.network.modules())
+    assert torch.is_grad_enabled()
+
+
+def test_it_stops_when_told(small: ResidualChain) -> None:
+    images = [make_images(small, 4)]
+    seen: list[tuple[Removal, ...]] = []
+
+    def until(removals: tuple[Removal, ...]) -> bool:
+        seen.append(removals)
+        return sum(r.price for r in removals) >= 0.3 * small.summary.macs
+
+    order = order_removals(small, images, until=until)
+    assert seen[0] == ()
+    assert seen[-1] == order
+    assert order == order_removals(small, images)[: len(order)]
+    assert order_removals(small, images, count=0) == ()
+
+
+@pytest.mark.parametrize(("rank", "effort"), [("trials", 3.0), ("gates", 2.5)])
+def test_passes_are_within_the_budget(rank: Rank, effort: float) -> None:
+    chain = make_chain(DEEP)
+    for seed in range(2):
+        passes: list[float] = []
+        images = make_images(chain, 4, seed)
+        order_removals(chain, [images], count=9, effort=effort, rank=rank, seed=seed, on_pass=passes.append)
+        assert 10 < sum(passes) <= 40
+
+
+def test_greedy_costs_what_its_suffixes_cost(small: ResidualChain) -> None:
+    passes: list[float] = []
+    order_removals(small, [make_images(small, 2)], count=1, effort=None, on_pass=passes.append)
+    total, whole, saved = small.summary.macs, [macs for macs, _ in small.costs], savings(small)
+    suffixes = sum(whole[k] - saved[k] + sum(whole[k + 1 :]) for k in range(small.depth))
+    way = total - whole[-1]
+    assert sum(passes) == pytest.approx(1 + (way + suffixes) / total)
+
+
+def test_what_cannot_be_is_refused(small: ResidualChain) -> None:
+    images = [make_images(small, 2)]
+    wishes: list[dict[str, Any]] = [
+        {"count": 8},
+        {"count": -1},
+        {"effort": 0.0},
+        {"price": [1.0]},
+        {"price": [0.0] * 7},
+    ]
+    for wish in wishes:
+        with pytest.raises(UsageError):
+            order_removals(small, images, **wish)
+    with pytest.raises(DataError, match="no images"):
+        order_removals(small, [])
+    with torch.no_grad():
+        small.network.get_parameter("linear.bias").fill_(float("nan"))
+    with pytest.raises(ArchitectureError, match="not finite"):
+        order_removals(small, images)
