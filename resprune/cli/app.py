@@ -123,6 +123,14 @@ def prune(
     depth: Annotated[
         int | None, typer.Option(min=0, metavar="M", help="Keep the first M blocks.", show_default=False)
     ] = None,
+    remove: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BLOCKS",
+            help="Remove these blocks: indices from 0 and names, such as 3,5,layer3.2.",
+            show_default=False,
+        ),
+    ] = None,
     data: options.Data = None,
     split: Annotated[
         str | None,
@@ -153,15 +161,18 @@ def prune(
     seed: options.Seed = 0,
     debug: options.Debug = False,
 ) -> None:
-    """Remove the blocks at the end that the output does not need, check the result, and write it."""
+    """Remove blocks that the output does not need, or that are named, check the result, and write it."""
     with shell.command(debug, threads=threads):
         from resprune import pipeline
         from resprune.errors import UsageError
         from resprune.export.folder import refuse_existing
         from resprune.report import results, tables
 
-        if (tol is None) == (depth is None):
-            raise UsageError("give a tolerance or a depth, one of the two", hint="--tol 1e-3, or --depth 9")
+        if sum(wish is not None for wish in (tol, depth, remove)) != 1:
+            raise UsageError(
+                "give a tolerance, a depth or blocks to remove, one of the three",
+                hint="--tol 1e-3, or --depth 9, or --remove 3,5,layer3.2",
+            )
         if depth is not None and split is not None:
             raise UsageError(
                 "--split names the images that a plan is chosen on, and a depth needs none",
@@ -178,7 +189,9 @@ def prune(
                 chain, data, tol=tol, split=split, samples=samples, progress=shell.progress, **reading
             )
         else:
-            plan, choice = pipeline.select(depth=depth, blocks=chain.depth), None
+            named = None if remove is None else remove.split(",") if remove.strip(" ,") else []
+            paths = [block.path for block in chain.blocks]
+            plan, choice = pipeline.select(depth=depth, remove=named, paths=paths), None
         result = pipeline.preview(chain, plan)
         if not as_json:
             shell.show(tables.plan(plan, chain.summary, result))

@@ -127,11 +127,14 @@ class PrunePlan:
     Attributes:
         rule: The wish in words, such as ``tail, tol 0.001``.
         removed, kept: Block indices, ascending; together 0..N-1.
+        reasons: For every block 0..N-1 one short sentence that says why it goes or stays; empty where a plan
+            was not made by `select`.
     """
 
     rule: str
     removed: tuple[int, ...]
     kept: tuple[int, ...]
+    reasons: tuple[str, ...] = ()
 
     @property
     def depth(self) -> int:

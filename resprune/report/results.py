@@ -87,6 +87,7 @@ def plan(chosen: PrunePlan) -> dict[str, Any]:
         "removed": list(chosen.removed),
         "kept": list(chosen.kept),
         "depth": chosen.depth,
+        "reasons": list(chosen.reasons),
     }
 
 

@@ -116,10 +116,32 @@ def plan(chosen: PrunePlan, origin: NetworkSummary, result: NetworkSummary) -> R
     grid.add_row("rule", chosen.rule)
     grid.add_row("keep", _indices(chosen.kept))
     grid.add_row("remove", _indices(chosen.removed))
+    for index, line in enumerate(_why(chosen)):
+        grid.add_row("why" if index == 0 else "", line)
     grid.add_row("result", f"{result.architecture.name} ({', '.join(map(_stage, result.architecture.stages))})")
     grid.add_row("parameters", _change(origin.parameters, result.parameters))
     grid.add_row("MACs", _change(origin.macs, result.macs))
     return grid
+
+
+def _why(chosen: PrunePlan) -> list[str]:
+    """Return one line for all blocks that have a reason in common, in the order of the first of them."""
+    blocks: dict[str, list[int]] = {}
+    for index, reason in enumerate(chosen.reasons):
+        blocks.setdefault(reason, []).append(index)
+    return [f"{_ranges(indices)} {reason}" for reason, indices in blocks.items()]
+
+
+def _ranges(indices: Sequence[int]) -> str:
+    """Return ascending numbers with runs cut short: ``0-3, 5, 7, 8``."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    short = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(short)
 
 
 def prune(outcome: PruneOutcome) -> RenderableType:
