@@ -157,21 +157,6 @@ def test_dry_run_shows_the_plan_and_stops(cifar_file: Path, tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
-def test_any_blocks_go_by_index_or_name_without_data(cifar_file: Path, tmp_path: Path) -> None:
-    words = ("prune", cifar_file, "--remove", "layer2.1,layer1.0, 3", "--out", tmp_path / "out")
-    shown = resprune(*words, "--dry-run").stdout.splitlines()
-    assert "why         0, 3, 4 removed: named by --remove" in shown
-    assert "            1, 2, 5-7 kept: not named by --remove" in shown
-    assert max(map(len, shown)) <= 80
-    report = resprune_json(*words)
-    assert report["plan"]["removed"] == [0, 3, 4]  # all of the second stage among them
-    assert len(report["plan"]["reasons"]) == 8
-    assert report["data"] is None
-    assert report["verified"]["against"] == "the origin, removed branches left out"
-    found = json.loads(resprune("inspect", tmp_path / "out", "--json").stdout)
-    assert found["stages"] == [2, 0, 3]
-
-
 def test_an_existing_folder_is_refused_before_any_work(cifar_file: Path, tmp_path: Path) -> None:
     words = ("prune", cifar_file, "--depth", "3", "--out", tmp_path / "out")
     assert resprune(*words).returncode == 0

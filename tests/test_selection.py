@@ -111,7 +111,7 @@ def test_an_error_names_what_there_is_but_not_a_thousand_blocks() -> None:
         UsageError, match=r"no block 'x', the network has the blocks 0..26: layer1.0, .*layer3.8"
     ):
         select(remove=["x"], paths=PATHS)
-    with pytest.raises(UsageError, match="the blocks 0..999: .*, b38, ..., b999$"):
+    with pytest.raises(UsageError, match=r"the blocks 0..999: .*, b38, \.\.\., b999$"):
         select(remove=[1000], paths=[f"b{k}" for k in range(1000)])
 
 
