@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from resprune import checkpoint, doubt, surgery, trajectory
+from resprune import checkpoint, doubt, healing, surgery, trajectory
 from resprune.chain import ResidualChain, seeded_images
 from resprune.checks import check_network
 from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST, Batches, open_data, survey
@@ -48,6 +48,8 @@ from resprune.wrapping import wrap
 DEFAULT_TOLERANCE = 1e-3
 SEEDED_IMAGES = 16
 """How many seeded inputs verify a plan where there is no data."""
+CHOICE_IMAGES = 5000
+"""On how many images at most a plan is chosen, and a pruned network recovered."""
 
 Progress = Callable[[str, int], AbstractContextManager[trajectory.OnBatch]]
 """Opened with a description and the number of images; its value is told of every batch done."""
@@ -194,42 +196,65 @@ def prune(
     data: Data | None = None,
     *,
     choice: DataSummary | None = None,
+    recover: bool = True,
+    recover_split: str | None = None,
+    recover_samples: int = CHOICE_IMAGES,
     progress: Progress = silent,
     **options: Any,
 ) -> Pruned:
     """Carry a plan out and verify it, on the data or else on seeded inputs; the chain is left as it is.
+
+    Where there is data, the result is recovered after that: see `resprune.healing.recover`.
 
     Args:
         chain: The network.
         plan: From `select`.
         data: Images for the verification and the figures before and after.
         choice: The images that the plan was chosen on, for the report.
+        recover: Re-estimate batch-norm statistics, and keep them where they help.
+        recover_split: Of the images for that; by default validation, else train. Batches that were opened
+            before are used for both.
+        recover_samples: Use so many of them at most, drawn by the seed.
         progress: Shown the images done.
         options: Of `resprune.data.open_data`: split, samples, seed, batch_size.
 
     Raises:
         VerificationError: where the result is not what the plan says.
     """
-    pruned = surgery.remove_blocks(chain, plan)
+    pruned, recovered = surgery.remove_blocks(chain, plan), None
     check_network(pruned)
     if data is None and chain.origin.path != checkpoint.DEMO:
         images = seeded_images(chain.preprocessing, SEEDED_IMAGES, options.get("seed", 0))
         seeded, summary = [(batch, None) for batch in images.split(4)], None
         with progress("verify", SEEDED_IMAGES) as on_batch:
-            figures = verify(chain, pruned, plan, seeded, on_batch=on_batch)
+            before, raw, verified = verify(chain, pruned, plan, seeded, on_batch=on_batch)
+        after = raw
     else:
+        own = {name: options[name] for name in ("seed", "batch_size") if name in options}
+        calibration = None
+        if recover and plan.removed:
+            wish = {"split": recover_split, "samples": recover_samples, "order": CHOICE_FIRST}
+            calibration = batches_for(chain, data, **own, **wish)
         options.setdefault("order", TEST_FIRST)
         batches = batches_for(chain, data, **options)
         summary = batches.summary
         with progress("verify", summary.samples) as on_batch:
-            figures = verify(chain, pruned, plan, batches, on_batch=on_batch)
-    before, after, verified = figures
+            before, raw, verified = verify(chain, pruned, plan, batches, on_batch=on_batch)
+        after = raw
+        if calibration is not None:
+            seed = own.get("seed", 0)
+            pruned, recovered = healing.recover(chain, pruned, plan, calibration, seed=seed, progress=progress)
+        if recovered is not None and recovered.kept and batches.labelled:
+            with progress("evaluate", summary.samples) as on_batch:
+                after = trajectory.evaluate(pruned, batches, on_batch=on_batch)
     outcome = PruneOutcome(
         origin=chain.summary,
         result=pruned.summary,
         plan=plan,
         before=before,
+        raw=raw,
         after=after,
+        recovered=recovered,
         verified=verified,
         data=summary,
         choice=choice,

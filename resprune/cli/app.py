@@ -136,7 +136,7 @@ def prune(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Split that the plan is chosen on [default: validation, else train].",
+            help="Split for choosing the plan and for --recover [default: validation, else train].",
             show_default=False,
         ),
     ] = None,
@@ -149,8 +149,17 @@ def prune(
         ),
     ] = None,
     samples: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Choose the plan on at most N images, drawn by the seed.")
+        int,
+        typer.Option(min=1, metavar="N", help="Choose and recover on at most N images, drawn by the seed."),
     ] = 5000,
+    recover: Annotated[
+        bool | None,
+        typer.Option(
+            "--recover/--no-recover",
+            help="Re-estimate batch-norm statistics, kept where they help [default: on with images].",
+            show_default=False,
+        ),
+    ] = None,
     out: options.Out = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output folder of resprune's.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
@@ -173,16 +182,19 @@ def prune(
                 "give a tolerance, a depth or blocks to remove, one of the three",
                 hint="--tol 1e-3, or --depth 9, or --remove 3,5,layer3.2",
             )
-        if depth is not None and split is not None:
-            raise UsageError(
-                "--split names the images that a plan is chosen on, and a depth needs none",
-                hint="use --test-split for the figures",
-            )
         if out is None and not dry_run:
             raise UsageError("no output folder given", hint="add --out DIR, or --dry-run to see the plan only")
         if out is not None and not dry_run:
             refuse_existing(out, force)
         chain = opened()(device=device)
+        images = data is not None or chain.origin.path == "demo"
+        if tol is None and split is not None and not (images and recover is not False):
+            raise UsageError(
+                "--split names images to choose a plan or to recover on, and nothing here reads any",
+                hint="use --test-split for the figures",
+            )
+        if recover and not images:
+            raise UsageError("--recover needs images", hint="name some with --data; labels are not needed")
         reading = {"seed": seed, "batch_size": batch_size}
         if tol is not None:
             plan, choice = pipeline.choose(
@@ -202,8 +214,19 @@ def prune(
                 shell.print_json(results.planned(plan, chain.summary, result, choice))
             return
         pruned = pipeline.prune(
-            chain, plan, data, choice=choice, split=test_split, progress=shell.progress, **reading
+            chain,
+            plan,
+            data,
+            choice=choice,
+            recover=recover is not False,
+            recover_split=split,
+            recover_samples=samples,
+            split=test_split,
+            progress=shell.progress,
+            **reading,
         )
+        if pruned.outcome.seen:
+            shell.say("Note: statistics were re-estimated, without labels, on images that the figures are of.")
         files = pipeline.save(pruned, out, force=force)
         better = pipeline.remedies(chain, data, pruned.outcome.before.accuracy, **reading)
         if as_json:

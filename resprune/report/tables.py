@@ -21,6 +21,7 @@ from resprune.records import (
     Preprocessing,
     PruneOutcome,
     PrunePlan,
+    Recovery,
     Remedy,
     Variants,
 )
@@ -145,22 +146,41 @@ def _ranges(indices: Sequence[int]) -> str:
 
 
 def prune(outcome: PruneOutcome) -> RenderableType:
-    """Return the figures before and after, and the check."""
+    """Return the figures before and after, raw ones between them where something was recovered, and the check."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
     table.add_column("")
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right")
-    before, after = outcome.before, outcome.after
-    table.add_row("blocks", str(outcome.origin.blocks), str(outcome.result.blocks))
-    if before.accuracy is not None:
-        table.add_row("accuracy %", _percent(before.accuracy), _percent(after.accuracy))
-        table.add_row("loss", _number(before.loss), _number(after.loss))
-    table.add_row("parameters", f"{outcome.origin.parameters:,}", f"{outcome.result.parameters:,}")
-    table.add_row("MACs", f"{outcome.origin.macs:,}", f"{outcome.result.macs:,}")
+    tried = outcome.recovered
+    between = [outcome.raw] if tried is not None and tried.kept else []
+    figures, sizes = (
+        [outcome.before, *between, outcome.after],
+        [outcome.origin, *[outcome.result] * len(between)],
+    )
+    sizes.append(outcome.result)
+    for title in ("before", *["raw"] * len(between), "after"):
+        table.add_column(title, justify="right")
+    table.add_row("blocks", *(str(size.blocks) for size in sizes))
+    if outcome.before.accuracy is not None:
+        table.add_row("accuracy %", *(_percent(own.accuracy) for own in figures))
+        table.add_row("loss", *(_number(own.loss) for own in figures))
+    table.add_row("parameters", *(f"{size.parameters:,}" for size in sizes))
+    table.add_row("MACs", *(f"{size.macs:,}" for size in sizes))
+    after = outcome.after
     where = f"{after.samples} seeded inputs" if outcome.data is None else _data(outcome.data)
     verified = outcome.verified
-    check = f"Checked: logits equal {verified.against}, largest difference {verified.max_abs_difference:.1e}"
-    return Group(*_input(outcome.data), table, Text(), Text(f"{check} ({where})."))
+    against = verified.against + (" before recovery" if between else "")
+    check = f"Checked: logits equal {against}, largest difference {verified.max_abs_difference:.1e}"
+    lines = [Text(f"{check} ({where}).")]
+    if tried is not None:
+        lines.append(Text(recovery(tried)))
+    return Group(*_input(outcome.data), table, Text(), *lines)
+
+
+def recovery(tried: Recovery) -> str:
+    """Return what was re-estimated, and whether it helped."""
+    where = f" ({tried.split})" if tried.split else ""
+    how = f"divergence from the original {tried.before:.3g} -> {tried.after:.3g} nats on {tried.held_out:,} others"
+    done = "Recovered: " if tried.kept else "Left as they were, since new ones do not help: "
+    return f"{done}{tried.kind} of {tried.images:,} images{where}, {how}."
 
 
 def evaluate(network: NetworkSummary, data: DataSummary, evaluation: Evaluation) -> RenderableType:
