@@ -33,6 +33,19 @@ def check_tolerance(tol: float) -> None:
         raise UsageError(f"the tolerance must be a number >= 0, got {tol}", hint="for example --tol 1e-3")
 
 
+def check_wishes(**wishes: object) -> None:
+    """Refuse other than one wish.
+
+    Raises:
+        UsageError: where there are more or none.
+    """
+    if sum(wish is not None for wish in wishes.values()) != 1:
+        raise UsageError(
+            "give a tolerance, a depth or blocks to remove, one of the three",
+            hint="--tol 1e-3, or --depth 9, or --remove 3,5,layer3.2",
+        )
+
+
 def select(
     trajectory: Trajectory | None = None,
     *,
@@ -57,11 +70,7 @@ def select(
         UsageError: where not exactly one wish is given, it is out of range, or it names a block that is not
             there, or one twice, or none at all.
     """
-    if sum(wish is not None for wish in (tol, depth, remove)) != 1:
-        raise UsageError(
-            "give a tolerance, a depth or blocks to remove, one of the three",
-            hint="--tol 1e-3, or --depth 9, or --remove 3,5,layer3.2",
-        )
+    check_wishes(tol=tol, depth=depth, remove=remove)
     if trajectory is not None:
         paths = [row.path for row in trajectory.rows]
     total = len(paths) if paths is not None else blocks

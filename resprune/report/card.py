@@ -23,6 +23,7 @@ def model_card(outcome: PruneOutcome, folder: str) -> str:
         measured = f"{PurePath(outcome.data.spec).name}{split}, {outcome.data.samples} images"
     removed = ", ".join(map(str, plan.removed)) or "none"
     recovered = outcome.recovered is not None and outcome.recovered.kept
+    verified = outcome.verified
     before_recovery = " before recovery" if recovered else ""
     return f"""{_front_matter(outcome)}
 # {folder}
@@ -41,7 +42,7 @@ def model_card(outcome: PruneOutcome, folder: str) -> str:
 Measured on {measured}.{_recovered(outcome)}
 
 - Rule: {plan.rule}. Removed blocks: {removed}.
-- Check: the logits{before_recovery} equal {outcome.verified.against} to within {outcome.verified.max_abs_difference:.2g}.
+- Check: the logits{before_recovery} equal {verified.against} to within {verified.max_abs_difference:.2g}.
 - Origin: SHA-256 `{origin.origin.sha256}`.
 - Input: {_recipe(outcome)}.
 
