@@ -131,7 +131,7 @@ def test_training_images_recover_and_test_images_do_not(
         (["--recover"], "--recover needs images; name some with --data"),
         (
             ["--split", "train"],
-            "--split names images to choose a plan or to recover on, and reads",
+            "--split names images to choose a plan or to recover on, and nothing",
         ),
         (
             ["--split", "train", "--no-recover", "--data", "images"],
