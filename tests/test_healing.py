@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -49,12 +50,13 @@ def numpy_statistics(chain: ResidualChain, data: list[Batch]) -> dict[str, tuple
     seen: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = {}
     norms = {name: m for name, m in chain.network.named_modules() if isinstance(m, nn.BatchNorm2d)}
 
-    def look(name: str, x: Tensor) -> None:
+    def look(name: str, module: nn.Module, inputs: tuple[Tensor]) -> None:
+        x = inputs[0]
         channels = x.double().numpy().swapaxes(0, 1).reshape(x.shape[1], -1)
         seen.setdefault(name, []).append((len(x), channels.mean(1), channels.var(1, ddof=1)))
 
     for name, norm in norms.items():
-        norm.register_forward_pre_hook(lambda module, x, name=name: look(name, x[0]))
+        norm.register_forward_pre_hook(partial(look, name))
         norm.training = True
     with torch.no_grad():
         for images, _ in data:
@@ -69,7 +71,7 @@ def numpy_statistics(chain: ResidualChain, data: list[Batch]) -> dict[str, tuple
 
 def test_statistics_are_those_of_numpy_and_all_else_stays(chain: ResidualChain) -> None:
     chain.network.double()
-    data = [(images.double(), None) for images, _ in batches(chain)]
+    data: list[Batch] = [(images.double(), None) for images, _ in batches(chain)]
     before, mode = state(chain), modes(chain)
     result = re_estimate(chain, data)
     assert equal(state(chain), before)
