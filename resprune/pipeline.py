@@ -10,35 +10,28 @@ evaluate(load("resnet20-pruned"), "cifar10/")
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from resprune import checkpoint, doubt, surgery, trajectory
+from resprune import checkpoint, doubt, healing, surgery, trajectory
 from resprune.chain import ResidualChain, seeded_images
 from resprune.checks import check_network
-from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST, Batches, open_data, survey
+from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST, Batches, open_data
 from resprune.errors import UsageError
 from resprune.export import folder as output
-from resprune.families import FAMILIES, Family
-from resprune.fresh import fresh, is_name
-from resprune.opening import open_chain
+from resprune.families import FAMILIES
+from resprune.loading import load
 from resprune.records import (
-    READ_SAFELY,
     Analysis,
     DataSummary,
     Evaluation,
     NetworkSummary,
-    Preprocessing,
     PruneOutcome,
     PrunePlan,
-    Reading,
     Remedy,
-    Wish,
 )
 from resprune.report import card, results
 from resprune.selection import check_tolerance, select, tail_rule
@@ -48,6 +41,8 @@ from resprune.wrapping import wrap
 DEFAULT_TOLERANCE = 1e-3
 SEEDED_IMAGES = 16
 """How many seeded inputs verify a plan where there is no data."""
+CHOICE_IMAGES = 5000
+"""On how many images at most a plan is chosen, and a pruned network recovered."""
 
 Progress = Callable[[str, int], AbstractContextManager[trajectory.OnBatch]]
 """Opened with a description and the number of images; its value is told of every batch done."""
@@ -66,69 +61,6 @@ class Pruned:
 def silent(description: str, images: int) -> AbstractContextManager[trajectory.OnBatch]:
     """Show no progress."""
     return nullcontext(lambda done: None)
-
-
-def load(
-    source: str | Path,
-    *,
-    device: str = "auto",
-    preprocessing: Preprocessing | None = None,
-    family: Family | None = None,
-    arch: str | None = None,
-    assume: Mapping[str, str] | None = None,
-    reading: Reading = READ_SAFELY,
-    data: str | Path | None = None,
-    split: str | None = None,
-    seed: int = 0,
-    **recipe: Any,
-) -> ResidualChain:
-    """Read a checkpoint file, a folder, a registered name, or ``demo``, and view it as a chain.
-
-    Args:
-        source: See `resprune.checkpoint.read`, also for what is raised; or one of the paper's networks from
-            scratch, ``paper-homogeneous-54`` or ``paper-standard-54``, for ``data``.
-        device: ``cpu``, ``cuda``, ...; ``auto`` takes CUDA where there is one.
-        preprocessing: Overrides what the checkpoint or its family says.
-        family: Of your own, for what is none of resprune's: a folder written from a wrapped module.
-        arch: Name of the architecture, such as ``resnetaa50``, where names and shapes fit several.
-        assume: Values of assumptions by name, such as ``{"stride": "1x1"}``; `inspect` lists them.
-        reading: Which weights of several, and how far the file is trusted.
-        data: Training images that a network from scratch is made for.
-        split: Of them; by default ``train``.
-        seed: Of the weights of a network from scratch.
-        recipe: Parts of the preprocessing, over what is known: see `Preprocessing.changed`.
-    """
-    if is_name(str(source)) and not Path(source).exists():
-        chain = _from_scratch(str(source), data, split, seed)
-    else:
-        wish = Wish(arch, assume or {})
-        chain = open_chain(checkpoint.read(source, reading), preprocessing, wish=wish, family=family)
-    try:
-        chain = replace(chain, preprocessing=chain.preprocessing.changed(**recipe))
-    except ValueError as error:
-        raise UsageError(f"no preprocessing: {error}", hint="--mean 0.5,0.5,0.5 --std 0.5,0.5,0.5") from error
-    if chain.device.type == "meta":
-        return chain
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chain.network.to(device)
-        if device != "cpu":
-            chain(seeded_images(chain.preprocessing, 1, seed=0, size=32).to(device)).cpu()
-    except (RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"device {device!r} cannot be used ({reason})", hint="use --device cpu") from error
-    return chain
-
-
-def _from_scratch(name: str, data: str | Path | None, split: str | None, seed: int) -> ResidualChain:
-    if data is None:
-        raise UsageError(
-            "a network from scratch is made for its training images",
-            where=name,
-            hint="resprune finetune takes it with --data; in Python, load(name, data=...)",
-        )
-    return fresh(name, survey(data, split=split, seed=seed), seed=seed)
 
 
 def batches_for(chain: ResidualChain, data: Data | None, **options: Any) -> Batches:
@@ -194,42 +126,65 @@ def prune(
     data: Data | None = None,
     *,
     choice: DataSummary | None = None,
+    recover: bool = True,
+    recover_split: str | None = None,
+    recover_samples: int = CHOICE_IMAGES,
     progress: Progress = silent,
     **options: Any,
 ) -> Pruned:
     """Carry a plan out and verify it, on the data or else on seeded inputs; the chain is left as it is.
+
+    Where there is data, the result is recovered after that: see `resprune.healing.recover`.
 
     Args:
         chain: The network.
         plan: From `select`.
         data: Images for the verification and the figures before and after.
         choice: The images that the plan was chosen on, for the report.
+        recover: Re-estimate batch-norm statistics, and keep them where they help.
+        recover_split: Of the images for that; by default validation, else train. Batches that were opened
+            before are used for both.
+        recover_samples: Use so many of them at most, drawn by the seed.
         progress: Shown the images done.
         options: Of `resprune.data.open_data`: split, samples, seed, batch_size.
 
     Raises:
         VerificationError: where the result is not what the plan says.
     """
-    pruned = surgery.remove_blocks(chain, plan)
+    pruned, recovered = surgery.remove_blocks(chain, plan), None
     check_network(pruned)
     if data is None and chain.origin.path != checkpoint.DEMO:
         images = seeded_images(chain.preprocessing, SEEDED_IMAGES, options.get("seed", 0))
         seeded, summary = [(batch, None) for batch in images.split(4)], None
         with progress("verify", SEEDED_IMAGES) as on_batch:
-            figures = verify(chain, pruned, plan, seeded, on_batch=on_batch)
+            before, raw, verified = verify(chain, pruned, plan, seeded, on_batch=on_batch)
+        after = raw
     else:
+        own = {name: options[name] for name in ("seed", "batch_size") if name in options}
+        calibration = None
+        if recover and plan.removed:
+            wish = {"split": recover_split, "samples": recover_samples, "order": CHOICE_FIRST}
+            calibration = batches_for(chain, data, **own, **wish)
         options.setdefault("order", TEST_FIRST)
         batches = batches_for(chain, data, **options)
         summary = batches.summary
         with progress("verify", summary.samples) as on_batch:
-            figures = verify(chain, pruned, plan, batches, on_batch=on_batch)
-    before, after, verified = figures
+            before, raw, verified = verify(chain, pruned, plan, batches, on_batch=on_batch)
+        after = raw
+        if calibration is not None:
+            seed = own.get("seed", 0)
+            pruned, recovered = healing.recover(chain, pruned, plan, calibration, seed=seed, progress=progress)
+        if recovered is not None and recovered.kept and batches.labelled:
+            with progress("evaluate", summary.samples) as on_batch:
+                after = trajectory.evaluate(pruned, batches, on_batch=on_batch)
     outcome = PruneOutcome(
         origin=chain.summary,
         result=pruned.summary,
         plan=plan,
         before=before,
+        raw=raw,
         after=after,
+        recovered=recovered,
         verified=verified,
         data=summary,
         choice=choice,

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from resprune.errors import UsageError
 from resprune.records import PrunePlan, Trajectory
 
+MANY_BLOCKS = 40
+"""An error names no more blocks than these."""
+
 
 def tail_rule(residual_norms_relative: Sequence[float], tol: float) -> int:
     """Return ``M(tol) = min{M : relative residual norm k <= tol for every k >= M}``.
@@ -30,37 +33,133 @@ def check_tolerance(tol: float) -> None:
         raise UsageError(f"the tolerance must be a number >= 0, got {tol}", hint="for example --tol 1e-3")
 
 
+def check_wishes(**wishes: object) -> None:
+    """Refuse other than one wish.
+
+    Raises:
+        UsageError: where there are more or none.
+    """
+    if sum(wish is not None for wish in wishes.values()) != 1:
+        raise UsageError(
+            "give a tolerance, a depth or blocks to remove, one of the three",
+            hint="--tol 1e-3, or --depth 9, or --remove 3,5,layer3.2",
+        )
+
+
 def select(
     trajectory: Trajectory | None = None,
     *,
     tol: float | None = None,
     depth: int | None = None,
+    remove: Sequence[int | str] | None = None,
     blocks: int | None = None,
+    paths: Sequence[str] | None = None,
 ) -> PrunePlan:
-    """Return the plan for a tolerance or for a depth.
+    """Return the plan for a tolerance, for a depth, or for blocks that are named.
 
     Args:
         trajectory: Needed for ``tol``.
         tol: Apply the tail rule with this tolerance; at least 0, no unit.
         depth: Keep the first M blocks; 0 <= M <= N.
-        blocks: N, where there is no trajectory.
+        remove: Remove these blocks: indices 0..N-1, as numbers or digits, and paths in the native network.
+        blocks: N, where there are neither a trajectory nor paths.
+        paths: Of the blocks 0..N-1, as ``[block.path for block in chain.blocks]``, where there is no
+            trajectory; paths in ``remove`` need them.
 
     Raises:
-        UsageError: where not exactly one wish is given, or it is out of range.
+        UsageError: where not exactly one wish is given, it is out of range, or it names a block that is not
+            there, or one twice, or none at all.
     """
-    if (tol is None) == (depth is None):
-        raise UsageError("give a tolerance or a depth, one of the two", hint="--tol 1e-3, or --depth 9")
-    total = trajectory.depth if trajectory is not None else blocks
+    check_wishes(tol=tol, depth=depth, remove=remove)
+    if trajectory is not None:
+        paths = [row.path for row in trajectory.rows]
+    total = len(paths) if paths is not None else blocks
     if total is None:
         raise UsageError("neither a trajectory nor a number of blocks is given")
+    if remove is not None:
+        return _without(_resolve(remove, paths or (), total), total)
     if tol is not None:
-        check_tolerance(tol)
         if trajectory is None:
+            check_tolerance(tol)
             raise UsageError("a tolerance needs residual norms", hint="give --data, or use --depth")
-        rule, depth = f"tail, tol {tol:g}", tail_rule(trajectory.residual_norms_relative, tol)
-    else:
-        assert depth is not None
-        if not 0 <= depth <= total:
-            raise UsageError(f"depth {depth} is out of range, the network has the blocks 0..{total - 1}")
-        rule = f"tail, depth {depth}"
-    return PrunePlan(rule, removed=tuple(range(depth, total)), kept=tuple(range(depth)))
+        return _tail(trajectory.residual_norms_relative, tol)
+    assert depth is not None
+    if not 0 <= depth <= total:
+        raise UsageError(f"depth {depth} is out of range, {_what_there_is(paths or (), total)}")
+    kept, gone = f"kept: among the first {depth}", f"removed: not among the first {depth}"
+    return _first(f"tail, depth {depth}", depth, (kept,) * depth + (gone,) * (total - depth))
+
+
+def _tail(norms: Sequence[float], tol: float) -> PrunePlan:
+    """Return the tail rule's plan. It asks for the last residual above the tolerance, whatever is before it."""
+    check_tolerance(tol)
+    depth = tail_rule(norms, tol)
+    reasons: list[str] = []
+    if depth:
+        above = f"residual is {norms[depth - 1]:.3g} of the output, above {tol:g}"
+        reasons = [f"kept: before block {depth - 1}, whose {above}"] * (depth - 1) + [f"kept: its {above}"]
+    if depth < len(norms):
+        bound = f"at most {tol:g} of the output (largest {max(norms[depth:]):.2g})"
+        reasons += [f"removed: every residual from block {depth} on is {bound}"] * (len(norms) - depth)
+    return _first(f"tail, tol {tol:g}", depth, tuple(reasons))
+
+
+def _first(rule: str, depth: int, reasons: tuple[str, ...]) -> PrunePlan:
+    return PrunePlan(rule, tuple(range(depth, len(reasons))), tuple(range(depth)), reasons)
+
+
+def _without(removed: tuple[int, ...], total: int) -> PrunePlan:
+    reasons = tuple(
+        "removed: named by --remove" if index in removed else "kept: not named by --remove"
+        for index in range(total)
+    )
+    kept = tuple(index for index in range(total) if index not in removed)
+    return PrunePlan(f"remove {', '.join(map(str, removed))}", removed, kept, reasons)
+
+
+def _resolve(remove: Sequence[int | str], paths: Sequence[str], total: int) -> tuple[int, ...]:
+    """Return the indices of blocks that are named, ascending.
+
+    Raises:
+        UsageError: see `select`.
+    """
+    there, found = _what_there_is(paths, total), dict[int, int | str]()
+    for name in (wish.strip() if isinstance(wish, str) else wish for wish in remove):
+        index = _index(name, paths, there)
+        if not 0 <= index < total:
+            raise UsageError(f"block {name} is out of range, {there}")
+        if index in found:
+            also = "" if str(found[index]) == str(name) else f" ({found[index]} and {name})"
+            raise UsageError(f"block {index} is named twice{also}", hint="name every block once")
+        found[index] = name
+    if not found:
+        raise UsageError(f"no block to remove is named, {there}", hint="for example --remove 3,5")
+    return tuple(sorted(found))
+
+
+def _index(name: int | str, paths: Sequence[str], there: str) -> int:
+    """Return the index that a name stands for, which may be out of range."""
+    if isinstance(name, int):
+        return name
+    digits = name.removeprefix("-")
+    number = int(name) if digits.isascii() and digits.isdecimal() and len(digits) < 10 else None
+    if name in paths:
+        index = list(paths).index(name)
+        if number not in (None, index):
+            raise UsageError(
+                f"{name} is the path of block {index} and the index of another", hint="use indices"
+            )
+        return index
+    if number is None:
+        raise UsageError(f"there is no block {name!r}, {there}")
+    return number
+
+
+def _what_there_is(paths: Sequence[str], total: int) -> str:
+    if not total:
+        return "the network has no blocks"
+    text = f"the network has the blocks 0..{total - 1}"
+    if not paths:
+        return text
+    names = paths if total <= MANY_BLOCKS else (*paths[: MANY_BLOCKS - 1], "...", paths[-1])
+    return f"{text}: {', '.join(names)}"

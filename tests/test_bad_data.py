@@ -215,8 +215,19 @@ def test_measuring_without_data_is_wrong_use(cifar_file: Path, command: str) -> 
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        ([], "give a tolerance or a depth, one of the two; --tol 1e-3, or --depth 9"),
-        (["--tol", 0.1, "--depth", 2], "give a tolerance or a depth, one of the two"),
+        ([], "give a tolerance, a depth or blocks to remove, one of the three; --tol 1e-3, or --depth 9, or"),
+        (["--tol", 0.1, "--depth", 2], "give a tolerance, a depth or blocks to remove, one of the three"),
+        (["--tol", 0.1, "--remove", 2], "give a tolerance, a depth or blocks to remove, one of the three"),
+        (["--depth", 0, "--remove", ""], "give a tolerance, a depth or blocks to remove, one of the three"),
+        (
+            ["--remove", "3,layer9.1"],
+            "there is no block 'layer9.1', the network has the blocks 0..7: layer1.0, ",
+        ),
+        (["--remove", "3,8"], "block 8 is out of range, the network has the blocks 0..7: layer1.0, layer1.1"),
+        (["--remove=-1"], "block -1 is out of range, the network has the blocks 0..7"),
+        (["--remove", "layer3.2, 7"], "block 7 is named twice (layer3.2 and 7); name every block once"),
+        (["--remove", ","], "no block to remove is named, the network has the blocks 0..7: layer1.0"),
+        (["--remove", "3,,5"], "there is no block '', the network has the blocks 0..7"),
         (["--depth", 9], "depth 9 is out of range, the network has the blocks 0..7"),
         (["--tol", 0.1], "no data given; name images with --data"),
         (["--depth", 2, "--device", "abacus"], "device 'abacus' cannot be used"),

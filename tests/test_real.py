@@ -34,7 +34,8 @@ def test_published_accuracy(name: str, accuracy: float, depth: int) -> None:
 def test_pruned_equals_its_exit_on_real_images(tmp_path: Path) -> None:
     chain = resprune.load(checkpoint("resnet20"))
     analysis = resprune.analyze(chain, CIFAR, split="test", samples=500, drops=False)
-    pruned = resprune.prune(chain, resprune.select(depth=7, blocks=9), CIFAR, split="test", samples=500)
+    plan = resprune.select(depth=7, blocks=9)
+    pruned = resprune.prune(chain, plan, CIFAR, split="test", samples=500, recover=False)
     assert pruned.outcome.after.accuracy == analysis.trajectory.rows[7].exit_accuracy
     resprune.save(pruned, tmp_path / "out")
     evaluation, data = resprune.evaluate(resprune.load(tmp_path / "out"), CIFAR, samples=500)

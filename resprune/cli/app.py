@@ -10,6 +10,7 @@ import typer
 
 from resprune.cli import options, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
+from resprune.cli.pruning import prune
 from resprune.cli.training import finetune
 
 Opened = Callable[[], Open]
@@ -115,92 +116,7 @@ def analyze(
         shell.advise(tables.remedy(better))
 
 
-@app.command()
-@opens_a_checkpoint
-def prune(
-    opened: Opened,
-    tol: options.Tolerance = None,
-    depth: Annotated[
-        int | None, typer.Option(min=0, metavar="M", help="Keep the first M blocks.", show_default=False)
-    ] = None,
-    data: options.Data = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Split that the plan is chosen on [default: validation, else train].",
-            show_default=False,
-        ),
-    ] = None,
-    test_split: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Split for the figures before and after [default: test, else validation].",
-            show_default=False,
-        ),
-    ] = None,
-    samples: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Choose the plan on at most N images, drawn by the seed.")
-    ] = 5000,
-    out: options.Out = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an output folder of resprune's.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
-    as_json: options.Json = False,
-    batch_size: options.BatchSize = None,
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    seed: options.Seed = 0,
-    debug: options.Debug = False,
-) -> None:
-    """Remove the blocks at the end that the output does not need, check the result, and write it."""
-    with shell.command(debug, threads=threads):
-        from resprune import pipeline
-        from resprune.errors import UsageError
-        from resprune.export.folder import refuse_existing
-        from resprune.report import results, tables
-
-        if (tol is None) == (depth is None):
-            raise UsageError("give a tolerance or a depth, one of the two", hint="--tol 1e-3, or --depth 9")
-        if depth is not None and split is not None:
-            raise UsageError(
-                "--split names the images that a plan is chosen on, and a depth needs none",
-                hint="use --test-split for the figures",
-            )
-        if out is None and not dry_run:
-            raise UsageError("no output folder given", hint="add --out DIR, or --dry-run to see the plan only")
-        if out is not None and not dry_run:
-            refuse_existing(out, force)
-        chain = opened()(device=device)
-        reading = {"seed": seed, "batch_size": batch_size}
-        if tol is not None:
-            plan, choice = pipeline.choose(
-                chain, data, tol=tol, split=split, samples=samples, progress=shell.progress, **reading
-            )
-        else:
-            plan, choice = pipeline.select(depth=depth, blocks=chain.depth), None
-        result = pipeline.preview(chain, plan)
-        if not as_json:
-            shell.show(tables.plan(plan, chain.summary, result))
-        if choice is not None and choice.split == "test":
-            shell.say("Note: the plan was chosen on the test images; what they say of it is too good.")
-        if dry_run or out is None:
-            if as_json:
-                shell.print_json(results.planned(plan, chain.summary, result, choice))
-            return
-        pruned = pipeline.prune(
-            chain, plan, data, choice=choice, split=test_split, progress=shell.progress, **reading
-        )
-        files = pipeline.save(pruned, out, force=force)
-        better = pipeline.remedies(chain, data, pruned.outcome.before.accuracy, **reading)
-        if as_json:
-            written = {"output": {"folder": str(out), "files": files}}
-            shell.print_json(results.prune(pruned.outcome) | written | results.remedies(better))
-        else:
-            shell.show("")
-            shell.show(tables.prune(pruned.outcome))
-            shell.show(f"Written: {out} ({', '.join(files)})")
-        shell.advise(tables.remedy(better))
+app.command()(prune)
 
 
 @app.command()

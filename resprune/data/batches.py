@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +34,16 @@ class Batches:
     def labelled(self) -> bool:
         """Whether the batches carry labels."""
         return self.source.labelled
+
+    def divide(self, first: int, seed: int) -> tuple[Batches, Batches]:
+        """Return so many images, drawn by a seed, and all others."""
+        chosen = draw(len(self.source), first, seed)
+        others = frozenset(range(len(self.source))) - chosen
+        return self._some(chosen), self._some(others)
+
+    def _some(self, indices: frozenset[int]) -> Batches:
+        summary = replace(self.summary, samples=len(indices))
+        return replace(self, source=Sample(self.source, indices), summary=summary)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         pixels: list[np.ndarray] = []

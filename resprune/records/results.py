@@ -127,11 +127,14 @@ class PrunePlan:
     Attributes:
         rule: The wish in words, such as ``tail, tol 0.001``.
         removed, kept: Block indices, ascending; together 0..N-1.
+        reasons: For every block 0..N-1 one short sentence that says why it goes or stays; empty where a plan
+            was not made by `select`.
     """
 
     rule: str
     removed: tuple[int, ...]
     kept: tuple[int, ...]
+    reasons: tuple[str, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -166,6 +169,28 @@ class Verification:
     max_abs_difference: float
     against: str
     tolerance: float
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What was tried to bring a pruned network's outputs back to the original's, without training.
+
+    Attributes:
+        kind: Such as ``batch-norm statistics``.
+        split: Of the images; None where the data is not divided.
+        images: Number of images that it was estimated on.
+        held_out: Number of further images that it was judged on.
+        before, after: Mean divergence KL(original || pruned) of the outputs on those, in nats.
+        kept: Whether it helped there; else the network was left as it was.
+    """
+
+    kind: str
+    split: str | None
+    images: int
+    held_out: int
+    before: float
+    after: float
+    kept: bool
 
 
 @dataclass(frozen=True)
@@ -204,7 +229,9 @@ class PruneOutcome:
         origin, result: The networks before and after.
         plan: Carried out.
         before, after: On the images of `data`; without data no figures but the number of inputs.
-        verified: The check of the result's logits.
+        raw: The same of the pruned network before recovery; what `after` is where none was kept.
+        recovered: None where nothing was tried: no images, or nothing lost.
+        verified: The check of the logits, before recovery.
         data: None where seeded inputs verified the result.
         choice: The images that the plan was chosen on; None where it needed none.
         preprocessing: Of both networks.
@@ -217,7 +244,9 @@ class PruneOutcome:
     result: NetworkSummary
     plan: PrunePlan
     before: Evaluation
+    raw: Evaluation
     after: Evaluation
+    recovered: Recovery | None
     verified: Verification
     data: DataSummary | None
     choice: DataSummary | None
@@ -225,3 +254,11 @@ class PruneOutcome:
     classes: int
     loads_in_timm: bool
     needs_family: bool = False
+
+    @property
+    def seen(self) -> bool:
+        """Whether images that the figures are measured on, or other test images, changed the network."""
+        tried = self.recovered
+        if tried is None or not tried.kept:
+            return False
+        return tried.split == "test" or (self.data is not None and tried.split == self.data.split)

@@ -22,6 +22,9 @@ def model_card(outcome: PruneOutcome, folder: str) -> str:
         split = f", split {outcome.data.split}" if outcome.data.split else ""
         measured = f"{PurePath(outcome.data.spec).name}{split}, {outcome.data.samples} images"
     removed = ", ".join(map(str, plan.removed)) or "none"
+    recovered = outcome.recovered is not None and outcome.recovered.kept
+    verified = outcome.verified
+    before_recovery = " before recovery" if recovered else ""
     return f"""{_front_matter(outcome)}
 # {folder}
 
@@ -36,14 +39,27 @@ def model_card(outcome: PruneOutcome, folder: str) -> str:
 | parameters | {origin.parameters:,} | {result.parameters:,} |
 | multiply-accumulates an image | {origin.macs:,} | {result.macs:,} |
 
-Measured on {measured}.
+Measured on {measured}.{_recovered(outcome)}
 
 - Rule: {plan.rule}. Removed blocks: {removed}.
-- Check: the logits equal {outcome.verified.against} to within {outcome.verified.max_abs_difference:.2g}.
+- Check: the logits{before_recovery} equal {verified.against} to within {verified.max_abs_difference:.2g}.
 - Origin: SHA-256 `{origin.origin.sha256}`.
 - Input: {_recipe(outcome)}.
 
 {_loading(outcome, folder)}"""
+
+
+def _recovered(outcome: PruneOutcome) -> str:
+    tried = outcome.recovered
+    if tried is None or not tried.kept:
+        return ""
+    split = f", split {tried.split}" if tried.split else ""
+    text = f"""
+
+The {tried.kind} are those of {tried.images} images without their labels{split}: before that,
+accuracy {_accuracy(outcome.raw)}, loss {_loss(outcome.raw)}; on {tried.held_out} others the outputs' divergence
+from the original's went from {tried.before:.3g} to {tried.after:.3g} nats."""
+    return text + (" Images that the figures are measured on are among them." if outcome.seen else "")
 
 
 def finetuned_card(outcome: FinetuneOutcome, folder: str) -> str:

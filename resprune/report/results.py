@@ -18,6 +18,7 @@ from resprune.records import (
     Preprocessing,
     PruneOutcome,
     PrunePlan,
+    Recovery,
     Remedy,
 )
 
@@ -60,7 +61,9 @@ def prune(outcome: PruneOutcome) -> dict[str, Any]:
     report |= {"data": None if outcome.data is None else _data(outcome.data)}
     return report | {
         "before": _figures(outcome.before) | _size(outcome.origin),
+        "raw": _figures(outcome.raw),
         "after": _figures(outcome.after) | _size(outcome.result),
+        "recovery": None if outcome.recovered is None else recovery(outcome.recovered),
         "verified": asdict(outcome.verified) | {"samples": outcome.after.samples},
     }
 
@@ -74,7 +77,9 @@ def planned(
         "choice": None if choice is None else _data(choice),
         "plan": plan(chosen),
         "before": nothing | _size(origin),
+        "raw": nothing,
         "after": nothing | _size(result),
+        "recovery": None,
         "verified": None,
         "output": None,
     }
@@ -87,7 +92,14 @@ def plan(chosen: PrunePlan) -> dict[str, Any]:
         "removed": list(chosen.removed),
         "kept": list(chosen.kept),
         "depth": chosen.depth,
+        "reasons": list(chosen.reasons),
     }
+
+
+def recovery(tried: Recovery) -> dict[str, Any]:
+    """Return a recovery as JSON; divergences in nats."""
+    own = asdict(tried)
+    return own | {"divergence": {"before": own.pop("before"), "after": own.pop("after")}}
 
 
 def remedies(found: tuple[Remedy, ...]) -> dict[str, Any]:
@@ -171,7 +183,8 @@ def provenance(outcome: PruneOutcome | FinetuneOutcome) -> dict[str, Any]:
     }
     if isinstance(outcome, FinetuneOutcome):
         return made | {"recipe": outcome.recipe.to_json(), "heads": outcome.heads, "epoch": outcome.best.epoch}
-    return made | {"plan": plan(outcome.plan)}
+    made |= {"plan": plan(outcome.plan)}
+    return made if outcome.recovered is None else made | {"recovery": recovery(outcome.recovered)}
 
 
 def portable(report: dict[str, Any]) -> dict[str, Any]:

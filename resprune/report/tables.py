@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from resprune.records import (
-    BARE,
     Analysis,
     Assumption,
     BlockRow,
@@ -19,11 +18,10 @@ from resprune.records import (
     FinetuneOutcome,
     NetworkSummary,
     Preprocessing,
-    PruneOutcome,
-    PrunePlan,
     Remedy,
     Variants,
 )
+from resprune.report.wording import images_of, input_lines, number, percent, recipe_of, size_of, stage_of
 
 _BAR = 10
 
@@ -38,11 +36,11 @@ def inspect(network: NetworkSummary, preprocessing: Preprocessing) -> Renderable
     grid.add_row("format", network.origin.format)
     grid.add_row("family", architecture.family)
     grid.add_row("architecture", architecture.name)
-    grid.add_row("blocks", f"{network.blocks}  ({', '.join(map(_stage, architecture.stages))})")
+    grid.add_row("blocks", f"{network.blocks}  ({', '.join(map(stage_of, architecture.stages))})")
     grid.add_row("options", ", ".join(f"{key} {value}" for key, value in architecture.options.items()))
     grid.add_row("parameters", f"{network.parameters:,}")
-    grid.add_row("MACs", f"{network.macs:,} an image of {_size(preprocessing)}")
-    grid.add_row("input", f"{_recipe(preprocessing)} [{preprocessing.source}]")
+    grid.add_row("MACs", f"{network.macs:,} an image of {size_of(preprocessing)}")
+    grid.add_row("input", f"{recipe_of(preprocessing)} [{preprocessing.source}]")
     for index, note in enumerate(network.origin.notes):
         grid.add_row("notes" if index == 0 else "", Text(note))
     for assumption in network.origin.assumptions:
@@ -71,19 +69,19 @@ def analyze(analysis: Analysis) -> RenderableType:
         table.add_row(
             str(row.index),
             row.path,
-            _percent(row.exit_accuracy),
-            _number(row.exit_loss),
+            percent(row.exit_accuracy),
+            number(row.exit_loss),
             f"{row.residual_norm_relative:.1e}",
             _bar(row.residual_norm_relative, largest),
             "" if row.drop_change_relative is None else f"{row.drop_change_relative:.1e}",
-            _percent(row.drop_agreement),
+            percent(row.drop_agreement),
             f"{row.parameter_norm:.2f}",
             style="dim" if row.index >= analysis.suggested_depth else None,
         )
     final = analysis.trajectory.final
-    table.add_row(str(len(rows)), "output", _percent(final.accuracy), _number(final.loss), style="bold")
-    head = f"{analysis.network.architecture.name}, {_data(analysis.data)}"
-    return Group(Text(head), *_input(analysis.data), table, Text(), Text(suggestion(analysis)))
+    table.add_row(str(len(rows)), "output", percent(final.accuracy), number(final.loss), style="bold")
+    head = f"{analysis.network.architecture.name}, {images_of(analysis.data)}"
+    return Group(Text(head), *input_lines(analysis.data), table, Text(), Text(suggestion(analysis)))
 
 
 def suggestion(analysis: Analysis) -> str:
@@ -103,51 +101,18 @@ def suggestion(analysis: Analysis) -> str:
     if cheapest is not None:
         text += (
             f" Least effect when dropped alone: block {cheapest.index} ({cheapest.path}), relative change"
-            f" {cheapest.drop_change_relative:.1e}, same top class on {_percent(cheapest.drop_agreement)} %."
+            f" {cheapest.drop_change_relative:.1e}, same top class on {percent(cheapest.drop_agreement)} %."
         )
     return text
-
-
-def plan(chosen: PrunePlan, origin: NetworkSummary, result: NetworkSummary) -> RenderableType:
-    """Return a plan before it is carried out."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold")
-    grid.add_column(overflow="fold")
-    grid.add_row("rule", chosen.rule)
-    grid.add_row("keep", _indices(chosen.kept))
-    grid.add_row("remove", _indices(chosen.removed))
-    grid.add_row("result", f"{result.architecture.name} ({', '.join(map(_stage, result.architecture.stages))})")
-    grid.add_row("parameters", _change(origin.parameters, result.parameters))
-    grid.add_row("MACs", _change(origin.macs, result.macs))
-    return grid
-
-
-def prune(outcome: PruneOutcome) -> RenderableType:
-    """Return the figures before and after, and the check."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    table.add_column("")
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right")
-    before, after = outcome.before, outcome.after
-    table.add_row("blocks", str(outcome.origin.blocks), str(outcome.result.blocks))
-    if before.accuracy is not None:
-        table.add_row("accuracy %", _percent(before.accuracy), _percent(after.accuracy))
-        table.add_row("loss", _number(before.loss), _number(after.loss))
-    table.add_row("parameters", f"{outcome.origin.parameters:,}", f"{outcome.result.parameters:,}")
-    table.add_row("MACs", f"{outcome.origin.macs:,}", f"{outcome.result.macs:,}")
-    where = f"{after.samples} seeded inputs" if outcome.data is None else _data(outcome.data)
-    verified = outcome.verified
-    check = f"Checked: logits equal {verified.against}, largest difference {verified.max_abs_difference:.1e}"
-    return Group(*_input(outcome.data), table, Text(), Text(f"{check} ({where})."))
 
 
 def evaluate(network: NetworkSummary, data: DataSummary, evaluation: Evaluation) -> RenderableType:
     """Return accuracy and loss."""
     figures = Text(
-        f"{network.architecture.name}, {_data(data)}: accuracy {_percent(evaluation.accuracy)} %,"
-        f" top 5 {_percent(evaluation.accuracy_top5)} %, loss {_number(evaluation.loss)}"
+        f"{network.architecture.name}, {images_of(data)}: accuracy {percent(evaluation.accuracy)} %,"
+        f" top 5 {percent(evaluation.accuracy_top5)} %, loss {number(evaluation.loss)}"
     )
-    return Group(*_input(data), figures)
+    return Group(*input_lines(data), figures)
 
 
 def remedy(found: tuple[Remedy, ...]) -> str:
@@ -156,8 +121,8 @@ def remedy(found: tuple[Remedy, ...]) -> str:
         return ""
     best = found[0]
     return (
-        f"The accuracy is that of a wrong assumption: on {best.samples} images it is {_percent(best.before)} %,"
-        f" and {_percent(best.accuracy)} % with {best.flags}. Run the command again with that."
+        f"The accuracy is that of a wrong assumption: on {best.samples} images it is {percent(best.before)} %,"
+        f" and {percent(best.accuracy)} % with {best.flags}. Run the command again with that."
     )
 
 
@@ -207,56 +172,10 @@ def _bar(value: float, largest: float) -> str:
     return "\u2588" * full + (chr(0x2590 - rest) if rest else "")
 
 
-def _stage(letters: str) -> str:
-    bare = letters.count(BARE)
-    whole = len(letters) - bare
-    return str(whole) if not bare else f"{whole} + {bare} skip only"
-
-
-def _indices(indices: tuple[int, ...]) -> str:
-    if not indices:
-        return "none"
-    if len(indices) > 2 and indices == tuple(range(indices[0], indices[-1] + 1)):
-        return f"blocks {indices[0]} to {indices[-1]} ({len(indices)})"
-    return f"blocks {', '.join(map(str, indices))} ({len(indices)})"
-
-
-def _change(before: int, after: int) -> str:
-    share = f", {100 * (1 - after / before):.1f} % less" if before else ""
-    return f"{before:,} -> {after:,}{share}"
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.2f}"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
-
-
-def _data(data: DataSummary) -> str:
-    split = f" ({data.split})" if data.split else ""
-    return f"{data.samples:,} images of {data.spec}{split}"
-
-
-def _input(data: DataSummary | None) -> list[Text]:
-    recipe = None if data is None else data.preprocessing
-    return [] if recipe is None else [Text(f"Input: {_recipe(recipe)} [{recipe.source}]")]
-
-
 def _assumed(assumption: Assumption) -> str:
     flags = " or ".join(assumption.flag(value) for value in assumption.others)
     text = f"{assumption.name} {assumption.value}: {assumption.meaning}"
     return f"{text}; else {flags}" if flags else text
-
-
-def _size(recipe: Preprocessing) -> str:
-    return f"{recipe.channels} x {recipe.height} x {recipe.width}"
-
-
-def _recipe(recipe: Preprocessing) -> str:
-    scale = "" if recipe.resize is None else f"scaled to {recipe.resize}, cropped to "
-    return f"{scale}{_size(recipe)}, mean {list(recipe.mean)}, std {list(recipe.std)}"
 
 
 def epoch(outcome: FinetuneOutcome) -> str:
@@ -266,11 +185,11 @@ def epoch(outcome: FinetuneOutcome) -> str:
     if row.train_loss is not None:
         parts.append(f"loss {row.train_loss:.3f}")
     if row.final is not None:
-        parts.append(f"held-out {_percent(row.final.accuracy)} %")
+        parts.append(f"held-out {percent(row.final.accuracy)} %")
     if row.exits:
         exits = [own.accuracy or 0.0 for own in row.exits]
-        parts.append(f"exits {_percent(sum(exits) / len(exits))} %")
-        parts.append(f"last stage's {_percent(row.last_stage_accuracy)} %")
+        parts.append(f"exits {percent(sum(exits) / len(exits))} %")
+        parts.append(f"last stage's {percent(row.last_stage_accuracy)} %")
     if row.zero_branches or outcome.recipe.vanish:
         parts.append(f"zero branches {len(row.zero_branches)}")
     parts.append(f"{row.seconds:.0f} s" + (" (before training)" if row.steps == 0 else ""))
@@ -284,10 +203,10 @@ def finetune(outcome: FinetuneOutcome) -> RenderableType:
     for title in ("", "before", "after"):
         table.add_column(title, justify="right" if title else "left")
     if first.final is not None and best.final is not None:
-        table.add_row("accuracy %", _percent(first.final.accuracy), _percent(best.final.accuracy))
-        table.add_row("loss", _number(first.final.loss), _number(best.final.loss))
+        table.add_row("accuracy %", percent(first.final.accuracy), percent(best.final.accuracy))
+        table.add_row("loss", number(first.final.loss), number(best.final.loss))
         for k, (before, after) in enumerate(zip(first.exits, best.exits, strict=True)):
-            table.add_row(f"exit {k} accuracy %", _percent(before.accuracy), _percent(after.accuracy))
+            table.add_row(f"exit {k} accuracy %", percent(before.accuracy), percent(after.accuracy))
     table.add_row("zero branches", str(len(first.zero_branches)), str(len(best.zero_branches)))
     where = "nothing was held out: this is the last epoch"
     if outcome.held_out is not None:

@@ -1,0 +1,264 @@
+"""Re-estimated batch-norm statistics against numpy in double precision, and when they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import ARCHITECTURES, make_chain, make_images
+from test_exits import with_own
+from test_surgery import removing
+from torch import Tensor, nn
+
+from resprune import healing
+from resprune.chain import ResidualChain
+from resprune.errors import DataError
+from resprune.healing import divergence, norms_behind, re_estimate
+from resprune.surgery import remove_blocks
+from resprune.trajectory import Batch
+
+SIZES = (5, 3, 4)
+NAME = "cifar option A"
+
+
+def batches(chain: ResidualChain, sizes: tuple[int, ...] = SIZES) -> list[Batch]:
+    return [(images, None) for images in make_images(chain, sum(sizes)).split(sizes)]
+
+
+def state(chain: ResidualChain) -> dict[str, Tensor]:
+    tensors = {**chain.network.state_dict(), **{f"exits {k}": t for k, t in chain.exit_state.items()}}
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def modes(chain: ResidualChain) -> list[tuple[bool, object]]:
+    return [(layer.training, getattr(layer, "momentum", None)) for layer in chain.network.modules()]
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def numpy_statistics(chain: ResidualChain, data: list[Batch]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Mean and unbiased variance of every norm's input, in each batch, then averaged by numbers of images.
+
+    All norms are in training mode: what a norm sees was normalised with its own batch's statistics.
+    """
+    seen: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = {}
+    norms = {name: m for name, m in chain.network.named_modules() if isinstance(m, nn.BatchNorm2d)}
+
+    def look(name: str, module: nn.Module, inputs: tuple[Tensor]) -> None:
+        x = inputs[0]
+        channels = x.double().numpy().swapaxes(0, 1).reshape(x.shape[1], -1)
+        seen.setdefault(name, []).append((len(x), channels.mean(1), channels.var(1, ddof=1)))
+
+    for name, norm in norms.items():
+        norm.register_forward_pre_hook(partial(look, name))
+        norm.training = True
+    with torch.no_grad():
+        for images, _ in data:
+            chain(images)
+    total = sum(len(images) for images, _ in data)
+
+    def mean(rows: list[tuple[int, np.ndarray, np.ndarray]], column: int) -> np.ndarray:
+        return np.asarray(sum(row[0] * np.asarray(row[column]) for row in rows) / total)
+
+    return {name: (mean(rows, 1), mean(rows, 2)) for name, rows in seen.items()}
+
+
+def test_statistics_are_those_of_numpy_and_all_else_stays(chain: ResidualChain) -> None:
+    chain.network.double()
+    data: list[Batch] = [(images.double(), None) for images, _ in batches(chain)]
+    before, mode = state(chain), modes(chain)
+    result = re_estimate(chain, data)
+    assert equal(state(chain), before)
+    assert modes(chain) == modes(result) == mode
+    assert result.architecture == chain.architecture
+    after = result.network.state_dict()
+    for name, (mean, var) in numpy_statistics(remove_blocks(chain, removing(chain)), data).items():
+        np.testing.assert_allclose(after[f"{name}.running_mean"], mean, rtol=1e-7, atol=1e-9)
+        np.testing.assert_allclose(after[f"{name}.running_var"], var, rtol=1e-7, atol=1e-9)
+        assert not torch.equal(after[f"{name}.running_var"], before[f"{name}.running_var"])
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    assert all(torch.equal(after[name], before[name]) for name in after if not name.endswith(statistics))
+    with torch.no_grad():
+        for tensor in after.values():
+            tensor.zero_()
+    assert equal(state(chain), before)  # nothing is shared
+
+
+def test_norms_before_the_first_removed_block_stay_bit_by_bit(chain: ResidualChain) -> None:
+    pruned = remove_blocks(chain, removing(chain, 2))
+    result = re_estimate(pruned, batches(chain), first=2)
+    kept = {id(norm) for norm in norms_behind(result, 2)}
+    before, after = pruned.network.state_dict(), dict(result.network.named_modules())
+    for name, layer in after.items():
+        if isinstance(layer, nn.BatchNorm2d):
+            same = torch.equal(before[f"{name}.running_mean"], layer.running_mean)  # pyright: ignore
+            assert same == (id(layer) not in kept)
+    with torch.inference_mode():
+        x = make_images(chain, 2)
+        ours, theirs = result.stem(x), pruned.stem(x)
+        for one, other in zip(result.blocks[:2], pruned.blocks[:2], strict=True):
+            ours, theirs = one(ours), other(theirs)
+        assert torch.equal(ours, theirs)
+
+
+def test_estimated_anew_on_its_own_images_a_network_stays_near_itself() -> None:
+    """All norms, those before the first removed block too, find again what they were estimated as."""
+    chain = re_estimate(make_chain(ARCHITECTURES[NAME]), batches(make_chain(ARCHITECTURES[NAME]), (32,) * 4))
+    fresh = [(images, None) for images in make_images(chain, 128, seed=9).split(32)]
+    again = re_estimate(remove_blocks(chain, removing(chain, 4)), fresh)
+    for ours, theirs in zip(again.blocks[:4], chain.blocks[:4], strict=True):
+        for name, one in ours.part.module.state_dict().items():
+            if name.endswith("running_var"):
+                torch.testing.assert_close(one, theirs.part.module.state_dict()[name], rtol=0.25, atol=0.05)
+
+
+def test_one_batch_of_all_images_gives_the_same_first_mean_and_hardly_more_variance() -> None:
+    chain = make_chain(ARCHITECTURES[NAME])
+    parts, whole = (re_estimate(chain, batches(chain, sizes)) for sizes in ((32,) * 4, (128,)))
+    one, other = norms_behind(parts, None)[0], norms_behind(whole, None)[0]
+    torch.testing.assert_close(one.running_mean, other.running_mean)
+    torch.testing.assert_close(one.running_var, other.running_var, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (1, 1, 1), (4, 1), (1, 4), (2, 1, 1, 1, 3), (1, 1)])
+def test_single_images_are_joined_to_others(sizes: tuple[int, ...]) -> None:
+    chain = make_chain(ARCHITECTURES["torchvision basic"])  # its last maps have a single pixel
+    told: list[int] = []
+    result = re_estimate(chain, batches(chain, sizes), told.append)
+    assert sum(told) == sum(sizes)
+    assert min(told) >= 2
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in state(result).values())
+
+
+@pytest.mark.parametrize("sizes", [(), (1,)])
+def test_too_few_images_are_refused(sizes: tuple[int, ...]) -> None:
+    chain = make_chain(ARCHITECTURES[NAME])
+    given = [(make_images(chain, size), None) for size in sizes]
+    with pytest.raises(DataError, match="image"):
+        re_estimate(chain, given)
+
+
+def test_an_exception_changes_nothing() -> None:
+    chain = make_chain(ARCHITECTURES[NAME])
+    before, mode = state(chain), modes(chain)
+
+    def broken() -> Iterator[Batch]:
+        yield from batches(chain)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        re_estimate(chain, broken())
+    assert equal(state(chain), before)
+    assert modes(chain) == mode
+
+
+def test_a_network_without_batch_norms_is_returned_as_it_is() -> None:
+    chain = make_chain(ARCHITECTURES[NAME])
+    for module in list(chain.network.modules()):
+        for name, layer in module.named_children():
+            if isinstance(layer, nn.BatchNorm2d):
+                setattr(module, name, nn.GroupNorm(4, layer.num_features))
+    assert re_estimate(chain, []) is chain
+
+
+@pytest.mark.parametrize("heads", ["shared", "separate"])
+def test_exits_keep_what_is_their_own_only_where_their_states_stay(heads: str) -> None:
+    chain = with_own(make_chain(ARCHITECTURES["preact standard"]), heads)  # pyright: ignore
+    pruned = remove_blocks(chain, removing(chain, *range(4, chain.depth)))
+    assert pruned.exit_state
+    assert not re_estimate(pruned, batches(chain)).exit_state
+    kept = re_estimate(pruned, batches(chain), first=4).exit_state
+    assert equal(dict(kept), dict(pruned.exit_state))
+    assert all(kept[name] is not pruned.exit_state[name] for name in kept)
+
+
+def test_divergence_follows_its_formula() -> None:
+    chain = make_chain(ARCHITECTURES[NAME])
+    pruned, images = remove_blocks(chain, removing(chain, 1)), make_images(chain, 5)
+    with torch.inference_mode():
+        p, q = (torch.softmax(network(images).double(), 1).numpy() for network in (chain, pruned))
+    total = sum(a * np.log(a / b) for a, b in zip(p.flat, q.flat, strict=True))
+    found = divergence(chain, pruned, [(images[:2], None), (images[2:], None)])
+    assert found == pytest.approx(total / 5, rel=1e-4)
+    assert divergence(chain, chain, [(images, None)]) == 0
+
+
+class Images:
+    """Stands for `Batches` of random images."""
+
+    def __init__(self, images: Tensor, size: int) -> None:
+        self.source, self.batch_size, self.images = range(len(images)), size, images
+        self.summary = type("Summary", (), {"split": "train"})()
+
+    def divide(self, first: int, seed: int) -> tuple[list[Batch], list[Batch]]:
+        return [(self.images[:first], None)], [(x, None) for x in self.images[first:].split(self.batch_size)]
+
+
+def quiet(description: str, images: int) -> AbstractContextManager[healing.OnBatch]:
+    return nullcontext(lambda done: None)
+
+
+def recover(chain: ResidualChain, *removed: int, count: int = 60, size: int = 12):
+    plan = removing(chain, *removed)
+    pruned = remove_blocks(chain, plan)
+    images = Images(make_images(chain, count, seed=3), size)
+    result, record = healing.recover(chain, pruned, plan, images, progress=quiet)  # pyright: ignore
+    return pruned, result, record
+
+
+def trained() -> ResidualChain:
+    """Return a network whose statistics are those of its inputs, as training leaves them."""
+    chain = make_chain(ARCHITECTURES[NAME])
+    return re_estimate(chain, [(images, None) for images in make_images(chain, 128, seed=5).split(32)])
+
+
+def test_what_helps_is_kept() -> None:
+    chain = make_chain(ARCHITECTURES["preact standard"])
+    norm = chain.network.get_submodule(chain.blocks[3].path).bn2
+    assert isinstance(norm, nn.BatchNorm2d)
+    with torch.no_grad():  # the branch gives the same for every image: the norms behind it can take that on
+        norm.weight.zero_()
+        norm.bias.fill_(1)
+    chain = re_estimate(chain, [(images, None) for images in make_images(chain, 128, seed=5).split(32)])
+    pruned, result, record = recover(chain, 3)
+    assert record is not None
+    assert (record.kept, record.held_out, record.images) == (True, 12, 48)
+    assert record.after < 0.5 * record.before
+    held_out = [(make_images(chain, 60, seed=3)[:12], None)]
+    assert divergence(chain, pruned, held_out) == record.before
+    assert divergence(chain, result, held_out) == record.after
+
+
+def test_what_does_not_help_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = trained()
+    worse = make_chain(ARCHITECTURES[NAME], seed=8)
+    for figure in (worse, make_chain(ARCHITECTURES[NAME])):
+        if figure is not worse:
+            nn.init.constant_(figure.network.get_parameter("linear.weight"), float("nan"))
+        monkeypatch.setattr(healing, "re_estimate", lambda *given, figure=figure, **how: figure)
+        pruned, result, record = recover(chain, 1)
+        assert record is not None
+        assert not record.kept
+        assert result is pruned
+
+
+def test_where_nothing_is_lost_nothing_is_done() -> None:
+    chain = trained()
+    with torch.no_grad():
+        for layer in chain.blocks[7].branch:
+            if isinstance(layer, nn.Conv2d | nn.BatchNorm2d):
+                layer.weight.zero_()
+                if layer.bias is not None:
+                    layer.bias.zero_()
+    pruned, result, record = recover(chain, 7)
+    assert record is None
+    assert result is pruned
+    for removed, count in (((), 60), ((1,), 2)):
+        pruned, result, record = recover(chain, *removed, count=count)
+        assert (record, result is pruned) == (None, True)
