@@ -222,7 +222,7 @@ _TYPES: dict[str, tuple[Callable[[], object], str]] = {
 
 _PICKLES: dict[str, tuple[Callable[[], bytes], str]] = {
     "deep list": (lambda: b"\x80\x02" + b"]" * 10**5 + b"a" * (10**5 - 1) + b".", "holds a list"),
-    "deep tuple": (lambda: b"\x80\x02)" + b"\x85" * 10**5 + b".", "holds a tuple"),
+    "deep tuple": (lambda: b"\x80\x02)" + b"\x85" * 10**5 + b".", "tuples of 101 levels"),
     "deep dict": (
         lambda: b"\x80\x02" + b"}X\x05\x00\x00\x00model" * 10**5 + b"}" + b"s" * 10**5 + b".",
         "no weights",

@@ -53,7 +53,7 @@ def test_a_survey_reads_the_training_split(image_folder: Callable[..., Path]) ->
 
 def test_a_survey_does_not_fall_back_on_the_test_images(image_folder: Callable[..., Path]) -> None:
     folder = image_folder("data/test", classes=2).parent
-    with pytest.raises(DataError, match=r"no split 'train' \(found 'test'\); add training images, or name"):
+    with pytest.raises(UsageError, match="there is no split train, only test; give data that has it, or name"):
         survey(folder)
     assert survey(folder, split="test").images == 4
 
