@@ -33,11 +33,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resprune import families
-from resprune.chain import ExitStatistics, ResidualChain, assemble
-from resprune.exits import SkipChainExits
+from resprune.chain import ResidualChain, assemble
 from resprune.families import preact
 from resprune.records import Origin, Preprocessing
-from resprune.stage_cost import shrink_branches, stage_cost
+from resprune.stage_cost import shrink_branches, stage_cost, zero_branches
+from resprune.training.student import Student
 
 CLASSES = [
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -74,19 +74,21 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @torch.inference_mode()
-def exit_accuracies(chain: ResidualChain, exits: SkipChainExits, images: Tensor, labels: Tensor) -> list[float]:
+def exit_accuracies(student: Student, images: Tensor, labels: Tensor) -> list[float]:
     """Return the accuracy of every exit, the network's own last."""
-    chain.network.eval()
+    student.eval()
     hits = sum(
-        (exits(batch).argmax(2) == target[:, None]).sum(0)
+        (student.forward(batch).argmax(2) == target[:, None]).sum(0)
         for batch, target in zip(images.split(500), labels.split(500), strict=True)
     )
-    chain.network.train()
+    student.train()
     return [float(hit) / len(labels) for hit in hits]  # pyright: ignore[reportGeneralTypeIssues]
 
 
-def train(options: argparse.Namespace, images: Tensor, labels: Tensor, held_out: tuple[Tensor, Tensor]):
-    """Return the trained chain and its exits."""
+def train(
+    options: argparse.Namespace, images: Tensor, labels: Tensor, held_out: tuple[Tensor, Tensor]
+) -> Student:
+    """Return the trained network with its exits."""
     torch.manual_seed(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
     architecture = preact.architecture(
@@ -97,11 +99,12 @@ def train(options: argparse.Namespace, images: Tensor, labels: Tensor, held_out:
         classes=len(CLASSES),
         stem_stride=2,
     )
-    network = families.build(architecture, device="cpu").train()
-    chain = assemble(network, architecture, PREPROCESSING, Origin("", "", ""))
-    exits = SkipChainExits(chain, own_statistics=True)
+    network = families.build(architecture, device="cpu")
+    untrained = assemble(network, architecture, PREPROCESSING, Origin("", "", ""))
+    student = Student(untrained, "shared", torch.device("cpu"), channels_last=False).train()
+    chain = student.chain
     branches = [p for block in chain.blocks for p in block.branch.parameters()]
-    others = [p for p in network.parameters() if not any(p is branch for branch in branches)]
+    others = [p for p in student.parameters() if not any(p is branch for branch in branches)]
     groups = [
         {"params": branches, "weight_decay": options.branch_decay},
         {"params": others, "weight_decay": options.weight_decay},
@@ -110,39 +113,35 @@ def train(options: argparse.Namespace, images: Tensor, labels: Tensor, held_out:
     steps = options.epochs * (len(images) // options.batch)
     step = 0
     for epoch in range(options.epochs):
-        started, loss_sum, zero = time.monotonic(), 0.0, 0
+        started, loss_sum = time.monotonic(), 0.0
         order = torch.randperm(len(images), generator=generator)
         for chosen in order[: len(images) // options.batch * options.batch].split(options.batch):
             warm_up = min(1.0, (step + 1) / (0.05 * steps))
             rate = options.rate * warm_up * 0.5 * (1 + math.cos(math.pi * step / steps))
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss = stage_cost(exits(augment(images[chosen], generator)), labels[chosen], options.gamma)
+            logits = student.forward(augment(images[chosen], generator))
+            loss = stage_cost(logits, labels[chosen], options.gamma).total
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            zero = shrink_branches(chain, rate * options.vanish)
+            shrink_branches(chain, rate * options.vanish)
             loss_sum += loss.item()
             step += 1
-        accuracies = exit_accuracies(chain, exits, *held_out)
+        zero, accuracies = len(zero_branches(chain)), exit_accuracies(student, *held_out)
         print(
             f"epoch {epoch + 1}/{options.epochs}  J {loss_sum * options.batch / len(images):.4f}"
             f"  zero branches {zero}  held-out {' '.join(f'{100 * a:.1f}' for a in accuracies)}"
             f"  {time.monotonic() - started:.0f} s",
             flush=True,
         )
-    network.eval()
-    return chain, exits
+    return student
 
 
-def write(
-    folder: Path, chain: ResidualChain, exits: SkipChainExits, images: np.ndarray, labels: np.ndarray
-) -> None:
+def write(folder: Path, trained: ResidualChain, images: np.ndarray, labels: np.ndarray) -> None:
     """Write weights, exit statistics, config and the sample of held-out images."""
     from resprune.export.folder import write_network
 
-    statistics = {path: ExitStatistics(*norm.statistics) for path, norm in exits.norms.items()}
-    trained = assemble(chain.network, chain.architecture, PREPROCESSING, chain.origin, statistics)
     folder.mkdir(parents=True, exist_ok=True)
     write_network(trained, folder)
     rows = []
@@ -183,14 +182,14 @@ def main() -> None:
     inputs, targets = normalise(images), torch.from_numpy(labels.astype(np.int64))
     held_out = (inputs[-HELD_OUT:], targets[-HELD_OUT:])
     limit = options.limit or len(inputs) - HELD_OUT
-    chain, exits = train(options, inputs[:-HELD_OUT][:limit], targets[:-HELD_OUT][:limit], held_out)
+    student = train(options, inputs[:-HELD_OUT][:limit], targets[:-HELD_OUT][:limit], held_out)
     if not options.limit:
         first = len(images) - HELD_OUT
-        write(options.out, chain, exits, images[first : first + SHIPPED], labels[first : first + SHIPPED])
+        write(options.out, student.snapshot(), images[first : first + SHIPPED], labels[first : first + SHIPPED])
     if not options.no_test:
         test_inputs = normalise(read_idx(options.data / "t10k-images-idx3-ubyte.gz"))
         test_labels = torch.from_numpy(read_idx(options.data / "t10k-labels-idx1-ubyte.gz").astype(np.int64))
-        for k, accuracy in enumerate(exit_accuracies(chain, exits, test_inputs, test_labels)):
+        for k, accuracy in enumerate(exit_accuracies(student, test_inputs, test_labels)):
             print(f"test accuracy of exit {k:2d}: {100 * accuracy:.2f} %")
 
 

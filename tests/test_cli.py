@@ -176,14 +176,15 @@ def test_stopping_leaves_nothing_behind(
     data = image_folder(each=400)
     out = tmp_path / "results" / "out"
     command = [str(SCRIPT), "prune", str(cifar_file), "--depth", "3", "--data", str(data)]
+    # A shell that runs the tests in the background lets them ignore interrupts, and what they start too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*command, "--out", str(out), "--threads", "1", "--batch-size", "1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell that runs the tests in the background lets them ignore interrupts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
+    signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     line = process.stdout.readline()
     while "MACs" not in line:

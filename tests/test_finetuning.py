@@ -266,7 +266,7 @@ def test_wrong_use_is_told_before_any_training(
 ) -> None:
     status, flags, message = REFUSALS[case]
     given: dict[str, object] = {"--data": images, "--out": tmp_path / "out"}
-    given |= dict(zip(flags[::2], flags[1::2], strict=True))
+    given |= {str(name): value for name, value in zip(flags[::2], flags[1::2], strict=True)}
     arguments = [part for name, value in given.items() if value is not None for part in (name, value)]
     assert message in refusal(status, "finetune", checkpoint, *arguments)
     assert not (tmp_path / "out").exists()
