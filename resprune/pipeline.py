@@ -32,13 +32,17 @@ from resprune.records import (
     PruneOutcome,
     PrunePlan,
     Remedy,
+    Removal,
 )
 from resprune.report import card, results
-from resprune.selection import check_tolerance, select, tail_rule
+from resprune.selection import check_tolerance, select, surgical, tail_rule
+from resprune.sensitivity import order_removals, savings
 from resprune.verify import verify
 from resprune.wrapping import wrap
 
 DEFAULT_TOLERANCE = 1e-3
+CALIBRATION = 256
+"""How many images a surgical plan is chosen on."""
 SEEDED_IMAGES = 16
 """How many seeded inputs verify a plan where there is no data."""
 CHOICE_IMAGES = 5000
@@ -113,6 +117,56 @@ def choose(
     options.setdefault("order", CHOICE_FIRST)
     analysis = analyze(chain, data, tol=tol, drops=False, progress=progress, **options)
     return select(analysis.trajectory, tol=tol), analysis.data
+
+
+def choose_for(
+    chain: ResidualChain,
+    data: Data | None = None,
+    *,
+    macs: float | None = None,
+    parameters: float | None = None,
+    **options: Any,
+) -> tuple[PrunePlan, DataSummary]:
+    """Return a plan that leaves at most a fraction of the network, and the images it was chosen on.
+
+    Blocks go from anywhere, in the order in which the output changes least for what their removal saves.
+
+    Args:
+        chain: The network.
+        data: Images, labelled or not; `CALIBRATION` of them at most are read.
+        macs: Fraction of the multiply-accumulates that may be left, above 0 and below 1.
+        parameters: The same of the parameters; one of the two is given.
+        options: Of `resprune.data.open_data`: split, samples, seed, batch_size.
+
+    Raises:
+        UsageError: where there is not exactly one target, it is out of range, or it cannot be reached.
+    """
+    target = parameters if macs is None else macs
+    if target is None or (macs is not None and parameters is not None):
+        raise UsageError("give a target for multiply-accumulates or for parameters, one of the two")
+    if not 0 < target < 1:
+        raise UsageError(f"a target is a fraction above 0 and below 1, got {target:g}", hint="for example 0.6")
+    if macs is None:
+        sizes = tuple(sum(p.numel() for p in block.branch.parameters()) for block in chain.blocks)
+        unit, total, saved = "parameters", chain.summary.parameters, sizes
+    else:
+        unit, total, saved = "MACs", chain.summary.macs, savings(chain)
+    least = (total - sum(saved)) / total
+    if least > target:
+        raise UsageError(
+            f"{target:g} of the {unit} cannot be reached: stem, projections and head are {least:.3g} of them",
+            where=chain.origin.path,
+        )
+    options.setdefault("order", CHOICE_FIRST)
+    options["samples"] = min(options.get("samples") or CALIBRATION, CALIBRATION)
+    batches = batches_for(chain, data, **options)
+
+    def reached(removals: tuple[Removal, ...]) -> bool:
+        return total - sum(saved[removal.index] for removal in removals) <= target * total
+
+    removals = order_removals(chain, [images for images, _ in batches], until=reached, price=saved)
+    rule = f"surgical, at most {target:g} of the {unit}"
+    return surgical(removals, chain.depth, rule), batches.summary
 
 
 def preview(chain: ResidualChain, plan: PrunePlan) -> NetworkSummary:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from resprune.errors import UsageError
-from resprune.records import PrunePlan, Trajectory
+from resprune.records import PrunePlan, Removal, Trajectory
 
 MANY_BLOCKS = 40
 """An error names no more blocks than these."""
@@ -41,8 +41,8 @@ def check_wishes(**wishes: object) -> None:
     """
     if sum(wish is not None for wish in wishes.values()) != 1:
         raise UsageError(
-            "give a tolerance, a depth or blocks to remove, one of the three",
-            hint="--tol 1e-3, or --depth 9, or --remove 3,5,layer3.2",
+            "give a tolerance, a depth, blocks to remove or a target, one of them",
+            hint="--tol 1e-3, or --depth 9, or --remove 3,5,layer3.2, or --target-macs 0.6",
         )
 
 
@@ -88,6 +88,24 @@ def select(
         raise UsageError(f"depth {depth} is out of range, {_what_there_is(paths or (), total)}")
     kept, gone = f"kept: among the first {depth}", f"removed: not among the first {depth}"
     return _first(f"tail, depth {depth}", depth, (kept,) * depth + (gone,) * (total - depth))
+
+
+def surgical(removals: Sequence[Removal], blocks: int, rule: str) -> PrunePlan:
+    """Return the plan that removes blocks in a measured order.
+
+    Args:
+        removals: As `resprune.sensitivity.order_removals` returns them.
+        blocks: N.
+        rule: The wish in words.
+    """
+    reasons = ["kept: the target was reached without it"] * blocks
+    for turn, removal in enumerate(removals, start=1):
+        reasons[removal.index] = (
+            f"removed as number {turn}: the output diverges by {removal.divergence:.3g} nats from then on"
+        )
+    removed = tuple(sorted(removal.index for removal in removals))
+    kept = tuple(index for index in range(blocks) if index not in removed)
+    return PrunePlan(rule, removed, kept, tuple(reasons))
 
 
 def _tail(norms: Sequence[float], tol: float) -> PrunePlan:

@@ -27,6 +27,18 @@ def prune(
             show_default=False,
         ),
     ] = None,
+    target_macs: Annotated[
+        float | None,
+        typer.Option(
+            metavar="F",
+            help="Remove blocks from anywhere until at most this fraction of the MACs is left.",
+            show_default=False,
+        ),
+    ] = None,
+    target_params: Annotated[
+        float | None,
+        typer.Option(metavar="F", help="The same of the parameters.", show_default=False),
+    ] = None,
     data: options.Data = None,
     split: Annotated[
         str | None,
@@ -73,18 +85,29 @@ def prune(
         from resprune.report import pruning, results, tables
         from resprune.selection import check_wishes
 
-        check_wishes(tol=tol, depth=depth, remove=remove)
+        check_wishes(tol=tol, depth=depth, remove=remove, target_macs=target_macs, target_params=target_params)
+        targeted = target_macs is not None or target_params is not None
         if out is None and not dry_run:
             raise UsageError("no output folder given", hint="add --out DIR, or --dry-run to see the plan only")
         if out is not None and not dry_run:
             refuse_existing(out, force)
         chain = opened()(device=device)
         images = data is not None or chain.origin.path == "demo"
-        _check_reading(images, recover, split, chooses=tol is not None)
+        _check_reading(images, recover, split, chooses=tol is not None or targeted)
         reading = {"seed": seed, "batch_size": batch_size}
         if tol is not None:
             plan, choice = pipeline.choose(
                 chain, data, tol=tol, split=split, samples=samples, progress=shell.progress, **reading
+            )
+        elif targeted:
+            plan, choice = pipeline.choose_for(
+                chain,
+                data,
+                macs=target_macs,
+                parameters=target_params,
+                split=split,
+                samples=samples,
+                **reading,
             )
         else:
             named = None if remove is None else remove.split(",") if remove.strip(" ,") else []
