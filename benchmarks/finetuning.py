@@ -75,7 +75,7 @@ def make_step(contender: str, architecture: Architecture, batch: int, device: st
 
     def step() -> Tensor:
         with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
-            logits = student.network(images) if heads is None else student(images)
+            logits = student.network(images) if heads is None else student(images)[0]
         if heads is None:
             loss = F.cross_entropy(logits.float(), labels)
         else:

@@ -127,6 +127,24 @@ class ResidualChain:
         """Return the logits (n, classes) of images (n, c, h, w)."""
         return self.resume(0, self.stem(images))
 
+    def with_features(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the logits (n, classes) of images (n, c, h, w), and the states at the ends of the stages.
+
+        Those of a pruned network have the shapes of the original's; a stage that left nothing ends as it began.
+        """
+        x, ends = self.stem(images), []
+        for stage in range(len(self.architecture.stages)):
+            for part in self.parts:
+                if part.stage == stage:
+                    x = part.module(x)
+            ends.append(x)
+        return self.head(x), tuple(ends)
+
+    def duplicate(self) -> ResidualChain:
+        """Return a chain with a network of its own, alike, and without what the exits have of theirs."""
+        network = copy.deepcopy(self.network)
+        return assemble(network, self.architecture, self.preprocessing, self.origin, family=self.family)
+
     def tensor_names(self) -> dict[int, str]:
         """Return every parameter's and buffer's name in the native network, by its id."""
         return {id(tensor): name for name, tensor in self.network.state_dict(keep_vars=True).items()}

@@ -56,6 +56,12 @@ class TrainingError(ResPruneError):
     exit_status = 1
 
 
+class BudgetError(ResPruneError):
+    """What was wished for cannot be had; nothing was written."""
+
+    exit_status = 1
+
+
 class VerificationError(ResPruneError):
     """A result failed its own check; nothing was written."""
 

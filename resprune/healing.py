@@ -1,184 +1,120 @@
-"""What a pruned network gets back without training: batch-norm statistics of its own."""
+"""A pruned network is trained to do what the original does, its teacher, in the loop of fine-tuning."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from resprune.chain import ResidualChain, assemble
-from resprune.data import Batches
-from resprune.errors import DataError
-from resprune.records import PrunePlan, Recovery
-from resprune.trajectory import Batch, OnBatch
+from resprune import training
+from resprune.chain import ResidualChain
+from resprune.data import TrainingData, open_training
+from resprune.fresh import initialise
+from resprune.reading import Progress
+from resprune.records import EpochRow, Recipe, Recovery
+from resprune.recovery import divergence
 
-STATISTICS = "batch-norm statistics"
-NOTHING_LOST = 1e-8
-"""Divergence in nats below which a network's outputs are the original's but for rounding."""
-
-Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
-"""timm's norms that carry their activation are of these classes too."""
+HEALING = "healing"
+OnEpoch = Callable[[EpochRow], None]
 
 
-def recover(
-    chain: ResidualChain,
-    pruned: ResidualChain,
-    plan: PrunePlan,
-    images: Batches,
-    *,
-    seed: int = 0,
-    progress: Callable[[str, int], AbstractContextManager[OnBatch]],
-) -> tuple[ResidualChain, Recovery | None]:
-    """Return the pruned network with re-estimated statistics, or as it is where they do not help.
+@dataclass(frozen=True)
+class Healer:
+    """Trains networks of one data set by one recipe.
 
-    Help means that on images that nothing was estimated on the divergence from the original's outputs is
-    smaller; labels are not looked at. Norms before the first removed block see what they always saw, and keep
-    their statistics.
-
-    Args:
+    Attributes:
         chain: The original.
-        pruned: What became of it.
-        plan: Carried out.
-        images: A tenth of them, at least one batch and at most half, is held out.
-        seed: Of the images held out.
+        recipe: Of the training.
+        images: To learn from, and those held out, on which the best epoch is chosen.
+        device: ``auto``, ``cpu`` or ``cuda``.
         progress: Opened with a description and a number of images.
-
-    Returns:
-        The network, and what was done: None where the outputs are the original's already, where the network has
-        no batch norms behind the cut, or where there are fewer than three images.
+        on_epoch: Told of every epoch, epoch 0 (before any training) included.
     """
-    samples = len(images.source)
-    held = min(max(round(samples / 10), images.batch_size), samples // 2)
-    if not plan.removed or samples < 3 or not norms_behind(pruned, plan.removed[0]):
-        return pruned, None
-    held_out, calibration = images.divide(held, seed)
-    with progress("compare", held) as on_batch:
-        before = divergence(chain, pruned, held_out, on_batch=on_batch)
-    if before <= NOTHING_LOST:
-        return pruned, None
-    with progress("re-estimate", samples - held) as on_batch:
-        again = re_estimate(pruned, calibration, on_batch, first=plan.removed[0])
-    with progress("compare", held) as on_batch:
-        after = divergence(chain, again, held_out, on_batch=on_batch)
-    kept = after < before  # and not NaN
-    record = Recovery(STATISTICS, images.summary.split, samples - held, held, before, after, kept)
-    return (again if kept else pruned), record
 
+    chain: ResidualChain
+    recipe: Recipe
+    images: TrainingData
+    device: str
+    progress: Progress
+    on_epoch: OnEpoch
 
-@torch.inference_mode()
-def divergence(
-    chain: ResidualChain, other: ResidualChain, batches: Iterable[Batch], *, on_batch: OnBatch | None = None
-) -> float:
-    """Return the mean over images of ``KL(softmax(yhat) || softmax(yhat'))`` in nats, yhat the chain's logits.
+    @classmethod
+    def open(
+        cls,
+        chain: ResidualChain,
+        spec: str | Path,
+        recipe: Recipe,
+        *,
+        device: str = "auto",
+        progress: Progress,
+        on_epoch: OnEpoch = lambda row: None,
+        **options: Any,
+    ) -> Healer:
+        """Open labelled training images for a network.
 
-    Raises:
-        DataError: where there are no images.
-    """
-    total, samples = 0.0, 0
-    for images, _ in batches:
-        images = images.to(chain.device, memory_format=torch.channels_last)
-        target, own = (F.log_softmax(network(images).double(), dim=1) for network in (chain, other))
-        total += float(F.kl_div(own, target, reduction="sum", log_target=True))
-        samples += len(images)
-        if on_batch is not None:
-            on_batch(len(images))
-    if not samples:
-        raise DataError("no images to compare two networks on")
-    return total / samples
+        Args:
+            chain: The original.
+            spec: See `resprune.data.open_training`, also for what is raised.
+            recipe: Of the training.
+            device: See `Healer`.
+            progress: See `Healer`.
+            on_epoch: See `Healer`.
+            options: Of `resprune.data.open_training`: split, samples, batch_size.
+        """
+        images = open_training(
+            spec,
+            chain.preprocessing,
+            chain.classes,
+            hold_out=recipe.hold_out,
+            augment=recipe.augment,
+            auto_augment=recipe.auto_augment,
+            seed=recipe.seed,
+            **options,
+        )
+        return cls(chain, recipe, images, device, progress, on_epoch)
 
+    def heal(self, pruned: ResidualChain) -> tuple[ResidualChain, Recovery]:
+        """Return the pruned network after training, or as it is where it is not closer to the original then.
 
-def re_estimate(
-    chain: ResidualChain, batches: Iterable[Batch], on_batch: OnBatch | None = None, *, first: int | None = None
-) -> ResidualChain:
-    """Return a copy whose batch norms have mean and variance of these images; parameters stay as they are.
+        Closer means a smaller divergence of the outputs on the images held out; without any the training is
+        trusted.
 
-    Every norm normalises with the batch's own statistics meanwhile, as in training, so that the norms behind it
-    see what they will see. A norm's statistics are the averages of the batches' means and of their variances
-    (unbiased, as torch stores them), weighted by numbers of images. One batch of all images would give the
-    same means in the first norm, and variances that are larger by the variance of the batches' means, which
-    large batches drawn at random make small.
+        Raises:
+            TrainingError: where the loss is not finite.
+        """
+        healed = self._train("heal", pruned, self.recipe, self.chain)
+        data, held_out = self.images.summary, self.images.held_out
+        before = after = float("nan")
+        if held_out is not None:
+            before, after = (divergence(self.chain, own, held_out) for own in (pruned, healed))
+        kept = held_out is None or after < before
+        held = 0 if held_out is None else held_out.summary.samples
+        record = Recovery(HEALING, data.split, data.samples, held, before, after, kept, recipe=self.recipe)
+        return (healed if kept else pruned), record
 
-    Exits' tensors of their own are dropped, as they describe other states, unless all blocks are left as
-    they are.
+    def from_scratch(self, pruned: ResidualChain, seed: int) -> ResidualChain:
+        """Return a network of the pruned one's shape, trained alike but without its weights or a teacher.
 
-    Args:
-        chain: Left as it is; nothing is shared with the result, which is the chain itself where there is
-            nothing to estimate.
-        batches: Labels are not looked at. A batch of a single image, which has no variance in a norm behind
-            the pooling, is joined to another one.
-        on_batch: Told of progress.
-        first: Norms before block ``first``, in the stem too, keep their statistics; None re-estimates all.
+        Raises:
+            TrainingError: where the loss is not finite.
+        """
+        fresh = pruned.duplicate()
+        initialise(fresh.network, torch.Generator().manual_seed(seed))
+        recipe = replace(self.recipe, teacher_weight=0.0, feature_weight=0.0, seed=seed)
+        return self._train("train from scratch", fresh, recipe, None)
 
-    Raises:
-        DataError: where there are fewer than two images.
-    """
-    if not norms_behind(chain, first):
-        return chain
-    network = copy.deepcopy(chain.network)
-    result = assemble(network, chain.architecture, chain.preprocessing, chain.origin, family=chain.family)
-    if first is not None and first >= chain.depth:
-        own = {name: rows.clone() for name, rows in chain.exit_state.items()}
-        result = replace(result, exit_state=own)
-    norms, seen = norms_behind(result, first), 0
-    with torch.no_grad(), _estimating(norms):
-        for images in _no_single_images(batches):
-            seen += len(images)
-            for norm in norms:
-                norm.momentum = len(images) / seen  # of a running average that weights all images alike
-            result(images.to(result.device, memory_format=torch.channels_last))
-            if on_batch is not None:
-                on_batch(len(images))
-        if not seen:
-            raise DataError("no images to estimate statistics on")
-    return result
-
-
-def norms_behind(chain: ResidualChain, first: int | None) -> list[Norm]:
-    """Return the batch norms with running statistics, but for those before block ``first``, in order."""
-    before: set[nn.Module] = set()
-    if first is not None:
-        whole = (chain.stem, *(part for b in chain.blocks[:first] for part in (*b.lead, b.part.module)))
-        before = {module for part in whole for module in part.modules()}
-    return [
-        module
-        for module in chain.network.modules()
-        if isinstance(module, Norm) and module.running_mean is not None and module not in before
-    ]
-
-
-@contextmanager
-def _estimating(norms: Iterable[Norm]) -> Iterator[None]:
-    """Let norms forget their statistics and gather new ones; their modes and momenta are restored."""
-    were = [(norm, norm.training, norm.momentum) for norm in norms]
-    try:
-        for norm, *_ in were:
-            norm.reset_running_stats()
-            norm.training = True  # of the norm alone: some have dropout inside
-        yield
-    finally:
-        for norm, training, momentum in were:
-            norm.training, norm.momentum = training, momentum
-
-
-def _no_single_images(batches: Iterable[Batch]) -> Iterator[Tensor]:
-    """Yield the images (n, c, h, w) of batches, n > 1 everywhere.
-
-    Raises:
-        DataError: where there is one image altogether.
-    """
-    ready: list[Tensor] = []
-    spare: list[Tensor] = []
-    for images, _ in batches:
-        (ready if sum(map(len, ready)) < 2 else spare).append(images)
-        if sum(map(len, spare)) >= 2:
-            yield torch.cat(ready)
-            ready, spare = spare, []
-    if rest := ready + spare:
-        if sum(map(len, rest)) < 2:
-            raise DataError("a single image has no statistics", hint="give more images")
-        yield torch.cat(rest)
+    def _train(
+        self, what: str, start: ResidualChain, recipe: Recipe, teacher: ResidualChain | None
+    ) -> ResidualChain:
+        engine = training.engine(self.device)
+        plan = training.Plan.of(recipe, len(self.images.images), engine.num_processes)
+        with self.progress(what, plan.steps * plan.batch_size) as on_batch:
+            listener = training.Listener(on_batch, on_epoch=lambda rows: self.on_epoch(rows[-1]))
+            trained = training.train(
+                start, self.images, recipe, teacher=teacher, on=engine, listener=listener
+            ).chain
+        trained.network.to(self.chain.device)
+        return trained

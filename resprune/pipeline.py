@@ -10,48 +10,42 @@ evaluate(load("resnet20-pruned"), "cifar10/")
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from resprune import checkpoint, doubt, healing, surgery, trajectory
+from resprune import checkpoint, doubt, surgery, trajectory
 from resprune.chain import ResidualChain, seeded_images
 from resprune.checks import check_network
-from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST, Batches, open_data
-from resprune.errors import UsageError
+from resprune.choosing import Choice, choose_for
+from resprune.controls import Measure, compare_with
+from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST
 from resprune.export import folder as output
 from resprune.families import FAMILIES
+from resprune.healing import OnEpoch
 from resprune.loading import load
+from resprune.reading import Data, Progress, batches_for, silent
 from resprune.records import (
     Analysis,
+    Control,
     DataSummary,
     Evaluation,
     NetworkSummary,
     PruneOutcome,
     PrunePlan,
+    Recipe,
     Remedy,
-    Removal,
 )
 from resprune.report import card, results
-from resprune.selection import check_tolerance, select, surgical, tail_rule
-from resprune.sensitivity import order_removals, savings
+from resprune.restoration import CHOICE_IMAGES, Restoration, Step
+from resprune.selection import check_tolerance, select, tail_rule
 from resprune.verify import verify
 from resprune.wrapping import wrap
 
 DEFAULT_TOLERANCE = 1e-3
-CALIBRATION = 256
-"""How many images a surgical plan is chosen on."""
 SEEDED_IMAGES = 16
 """How many seeded inputs verify a plan where there is no data."""
-CHOICE_IMAGES = 5000
-"""On how many images at most a plan is chosen, and a pruned network recovered."""
-
-Progress = Callable[[str, int], AbstractContextManager[trajectory.OnBatch]]
-"""Opened with a description and the number of images; its value is told of every batch done."""
-Data = str | Path | Batches
-"""A data spec, or batches that were opened before."""
 
 
 @dataclass(frozen=True)
@@ -60,22 +54,6 @@ class Pruned:
 
     chain: ResidualChain
     outcome: PruneOutcome
-
-
-def silent(description: str, images: int) -> AbstractContextManager[trajectory.OnBatch]:
-    """Show no progress."""
-    return nullcontext(lambda done: None)
-
-
-def batches_for(chain: ResidualChain, data: Data | None, **options: Any) -> Batches:
-    """Open a data spec with the chain's own preprocessing; see `resprune.data.open_data` for the options."""
-    if isinstance(data, Batches):
-        return data
-    if data is None:
-        if chain.origin.path != checkpoint.DEMO:
-            raise UsageError("no data given", hint="name images with --data")
-        data = checkpoint.DEMO
-    return open_data(data, chain.preprocessing, chain.classes, **options)
 
 
 def analyze(
@@ -119,56 +97,6 @@ def choose(
     return select(analysis.trajectory, tol=tol), analysis.data
 
 
-def choose_for(
-    chain: ResidualChain,
-    data: Data | None = None,
-    *,
-    macs: float | None = None,
-    parameters: float | None = None,
-    **options: Any,
-) -> tuple[PrunePlan, DataSummary]:
-    """Return a plan that leaves at most a fraction of the network, and the images it was chosen on.
-
-    Blocks go from anywhere, in the order in which the output changes least for what their removal saves.
-
-    Args:
-        chain: The network.
-        data: Images, labelled or not; `CALIBRATION` of them at most are read.
-        macs: Fraction of the multiply-accumulates that may be left, above 0 and below 1.
-        parameters: The same of the parameters; one of the two is given.
-        options: Of `resprune.data.open_data`: split, samples, seed, batch_size.
-
-    Raises:
-        UsageError: where there is not exactly one target, it is out of range, or it cannot be reached.
-    """
-    target = parameters if macs is None else macs
-    if target is None or (macs is not None and parameters is not None):
-        raise UsageError("give a target for multiply-accumulates or for parameters, one of the two")
-    if not 0 < target < 1:
-        raise UsageError(f"a target is a fraction above 0 and below 1, got {target:g}", hint="for example 0.6")
-    if macs is None:
-        sizes = tuple(sum(p.numel() for p in block.branch.parameters()) for block in chain.blocks)
-        unit, total, saved = "parameters", chain.summary.parameters, sizes
-    else:
-        unit, total, saved = "MACs", chain.summary.macs, savings(chain)
-    least = (total - sum(saved)) / total
-    if least > target:
-        raise UsageError(
-            f"{target:g} of the {unit} cannot be reached: stem, projections and head are {least:.3g} of them",
-            where=chain.origin.path,
-        )
-    options.setdefault("order", CHOICE_FIRST)
-    options["samples"] = min(options.get("samples") or CALIBRATION, CALIBRATION)
-    batches = batches_for(chain, data, **options)
-
-    def reached(removals: tuple[Removal, ...]) -> bool:
-        return total - sum(saved[removal.index] for removal in removals) <= target * total
-
-    removals = order_removals(chain, [images for images, _ in batches], until=reached, price=saved)
-    rule = f"surgical, at most {target:g} of the {unit}"
-    return surgical(removals, chain.depth, rule), batches.summary
-
-
 def preview(chain: ResidualChain, plan: PrunePlan) -> NetworkSummary:
     """Return what a plan's result would be, without its weights."""
     return surgery.remove_blocks(chain.outline, plan).summary
@@ -181,63 +109,89 @@ def prune(
     *,
     choice: DataSummary | None = None,
     recover: bool = True,
+    heal: Recipe | None = None,
+    restored: Sequence[Step] | None = None,
+    controls: Sequence[str] = (),
+    control_seeds: int = 3,
     recover_split: str | None = None,
     recover_samples: int = CHOICE_IMAGES,
+    device: str = "auto",
     progress: Progress = silent,
+    on_epoch: OnEpoch = lambda row: None,
     **options: Any,
 ) -> Pruned:
     """Carry a plan out and verify it, on the data or else on seeded inputs; the chain is left as it is.
 
-    Where there is data, the result is recovered after that: see `resprune.healing.recover`.
+    Where there is data, the result is brought back after that: see `resprune.recovery.recover`.
 
     Args:
         chain: The network.
-        plan: From `select`.
+        plan: From `select` or `choose_for`.
         data: Images for the verification and the figures before and after.
         choice: The images that the plan was chosen on, for the report.
-        recover: Re-estimate batch-norm statistics, and keep them where they help.
-        recover_split: Of the images for that; by default validation, else train. Batches that were opened
-            before are used for both.
-        recover_samples: Use so many of them at most, drawn by the seed.
+        recover: Try new batch-norm statistics and compensation, and keep them where they help.
+        heal: Train by this recipe too, the original its teacher.
+        restored: What brought the network back when it was chosen, in the place of both.
+        controls: ``random``, ``scratch``: networks to compare with; see `resprune.controls`.
+        control_seeds: Number of networks of each kind.
+        recover_split: Of the images for both; by default validation, else train, and train for healing.
+            Batches that were opened before are used for all but healing.
+        recover_samples: Use so many of them at most for recovery, drawn by the seed.
+        device: For healing: ``auto``, ``cpu`` or ``cuda``.
         progress: Shown the images done.
+        on_epoch: Told of every epoch of a healing.
         options: Of `resprune.data.open_data`: split, samples, seed, batch_size.
 
     Raises:
         VerificationError: where the result is not what the plan says.
+        TrainingError: where the loss is not finite.
     """
-    pruned, recovered = surgery.remove_blocks(chain, plan), None
-    check_network(pruned)
+    cut = surgery.remove_blocks(chain, plan)
+    check_network(cut)
+    steps: list[Step] = []
+    beside: tuple[Control, ...] = ()
     if data is None and chain.origin.path != checkpoint.DEMO:
         images = seeded_images(chain.preprocessing, SEEDED_IMAGES, options.get("seed", 0))
         seeded, summary = [(batch, None) for batch in images.split(4)], None
         with progress("verify", SEEDED_IMAGES) as on_batch:
-            before, raw, verified = verify(chain, pruned, plan, seeded, on_batch=on_batch)
-        after = raw
+            before, raw, verified = verify(chain, cut, plan, seeded, on_batch=on_batch)
     else:
         own = {name: options[name] for name in ("seed", "batch_size") if name in options}
-        calibration = None
-        if recover and plan.removed:
-            wish = {"split": recover_split, "samples": recover_samples, "order": CHOICE_FIRST}
-            calibration = batches_for(chain, data, **own, **wish)
+        restoration = None
+        if plan.removed and (recover or heal is not None):
+            restoration = Restoration.open(
+                chain,
+                data,
+                recover=recover,
+                heal=heal,
+                split=recover_split,
+                samples=recover_samples,
+                device=device,
+                progress=progress,
+                on_epoch=on_epoch,
+                **own,
+            )
         options.setdefault("order", TEST_FIRST)
         batches = batches_for(chain, data, **options)
         summary = batches.summary
         with progress("verify", summary.samples) as on_batch:
-            before, raw, verified = verify(chain, pruned, plan, batches, on_batch=on_batch)
-        after = raw
-        if calibration is not None:
-            seed = own.get("seed", 0)
-            pruned, recovered = healing.recover(chain, pruned, plan, calibration, seed=seed, progress=progress)
-        if recovered is not None and recovered.kept and batches.labelled:
-            with progress("evaluate", summary.samples) as on_batch:
-                after = trajectory.evaluate(pruned, batches, on_batch=on_batch)
+            before, raw, verified = verify(chain, cut, plan, batches, on_batch=on_batch)
+        if restored is not None:
+            steps = list(restored)
+        elif restoration is not None:
+            steps = restoration.steps(cut, plan)
+        measure = Measure(batches, progress)
+        steps = [(own, replace(tried, figures=measure(own) if tried.kept else None)) for own, tried in steps]
+        beside = compare_with(controls, control_seeds, chain, plan, restoration, measure)
+    recovered = tuple(tried for _, tried in steps)
+    pruned = steps[-1][0] if steps else cut
     outcome = PruneOutcome(
         origin=chain.summary,
         result=pruned.summary,
         plan=plan,
         before=before,
         raw=raw,
-        after=after,
+        after=next((tried.figures for tried in reversed(recovered) if tried.figures is not None), raw),
         recovered=recovered,
         verified=verified,
         data=summary,
@@ -246,6 +200,7 @@ def prune(
         classes=chain.classes,
         loads_in_timm=output.loads_in_timm(pruned),
         needs_family=chain.family not in FAMILIES,
+        controls=beside,
     )
     return Pruned(pruned, outcome)
 
@@ -293,4 +248,17 @@ def evaluate(
         return trajectory.evaluate(chain, batches, on_batch=on_batch), batches.summary
 
 
-__all__ = ["Analysis", "Pruned", "analyze", "evaluate", "load", "prune", "save", "select", "wrap"]
+__all__ = [
+    "Analysis",
+    "Choice",
+    "Pruned",
+    "analyze",
+    "choose",
+    "choose_for",
+    "evaluate",
+    "load",
+    "prune",
+    "save",
+    "select",
+    "wrap",
+]

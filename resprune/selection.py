@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from resprune.errors import UsageError
-from resprune.records import PrunePlan, Removal, Trajectory
+from resprune.records import Budget, PrunePlan, Removal, Trajectory
 
 MANY_BLOCKS = 40
 """An error names no more blocks than these."""
@@ -33,16 +33,17 @@ def check_tolerance(tol: float) -> None:
         raise UsageError(f"the tolerance must be a number >= 0, got {tol}", hint="for example --tol 1e-3")
 
 
-def check_wishes(**wishes: object) -> None:
-    """Refuse other than one wish.
+def check_wishes(budget: Budget | None = None, **wishes: object) -> None:
+    """Refuse more than one wish that names blocks, one together with a budget, and nothing at all.
 
     Raises:
-        UsageError: where there are more or none.
+        UsageError: says what to give.
     """
-    if sum(wish is not None for wish in wishes.values()) != 1:
+    named = [name for name, wish in wishes.items() if wish is not None]
+    if len(named) + bool(budget) != 1:
         raise UsageError(
-            "give a tolerance, a depth, blocks to remove or a target, one of them",
-            hint="--tol 1e-3, or --depth 9, or --remove 3,5,layer3.2, or --target-macs 0.6",
+            "give a tolerance, a depth, blocks to remove or a budget, one of them",
+            hint="--tol 1e-3, or --depth 9, or --remove 3,5,layer3.2, or --target-macs 0.6 --max-drop 0.5",
         )
 
 
@@ -98,14 +99,15 @@ def surgical(removals: Sequence[Removal], blocks: int, rule: str) -> PrunePlan:
         blocks: N.
         rule: The wish in words.
     """
-    reasons = ["kept: the target was reached without it"] * blocks
+    reasons = ["kept: the wish was met without it" if removals else "kept"] * blocks
     for turn, removal in enumerate(removals, start=1):
         reasons[removal.index] = (
-            f"removed as number {turn}: the output diverges by {removal.divergence:.3g} nats from then on"
+            f"removed as number {turn}: the output then diverges by {removal.divergence:.3g} nats"
         )
     removed = tuple(sorted(removal.index for removal in removals))
     kept = tuple(index for index in range(blocks) if index not in removed)
-    return PrunePlan(rule, removed, kept, tuple(reasons))
+    divergence = removals[-1].divergence if removals else 0.0
+    return PrunePlan(rule, removed, kept, tuple(reasons), divergence)
 
 
 def _tail(norms: Sequence[float], tol: float) -> PrunePlan:

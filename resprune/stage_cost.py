@@ -7,6 +7,7 @@ Source: equation (3) and Theorem 1 of the paper:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -75,6 +76,17 @@ def stage_cost(
         final = (1 - teacher_weight) * final + teacher_weight * distillation
     total = final + gamma * losses[:-1].sum() if gamma else final
     return StageCost(total, losses.detach(), None if distillation is None else distillation.detach())
+
+
+def feature_loss(features: Sequence[Tensor], taught: Sequence[Tensor]) -> Tensor:
+    """Return the mean over the states of ``||x - t||^2 / ||t||^2``, a scalar without a unit.
+
+    Args:
+        features: States (n, c, h, w) of the network that learns.
+        taught: Those of its teacher, of the same shapes.
+    """
+    each = [(x - t).square().sum() / t.square().sum() for x, t in zip(features, taught, strict=True)]
+    return torch.stack(each).mean()
 
 
 def branch_penalty(chain: ResidualChain, branch_decay: float) -> float:

@@ -78,7 +78,7 @@ def exit_accuracies(student: Student, images: Tensor, labels: Tensor) -> list[fl
     """Return the accuracy of every exit, the network's own last."""
     student.eval()
     hits = sum(
-        (student.forward(batch).argmax(2) == target[:, None]).sum(0)
+        (student.forward(batch)[0].argmax(2) == target[:, None]).sum(0)
         for batch, target in zip(images.split(500), labels.split(500), strict=True)
     )
     student.train()
@@ -120,7 +120,7 @@ def train(
             rate = options.rate * warm_up * 0.5 * (1 + math.cos(math.pi * step / steps))
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            logits = student.forward(augment(images[chosen], generator))
+            logits, _ = student.forward(augment(images[chosen], generator))
             loss = stage_cost(logits, labels[chosen], options.gamma).total
             optimizer.zero_grad()
             loss.backward()

@@ -215,10 +215,10 @@ def test_measuring_without_data_is_wrong_use(cifar_file: Path, command: str) -> 
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        ([], "give a tolerance, a depth, blocks to remove or a target, one of them; --tol 1e-3, or"),
-        (["--tol", 0.1, "--depth", 2], "a depth, blocks to remove or a target, one of them"),
-        (["--tol", 0.1, "--remove", 2], "a depth, blocks to remove or a target, one of them"),
-        (["--depth", 0, "--remove", ""], "a depth, blocks to remove or a target, one of them"),
+        ([], "give a tolerance, a depth, blocks to remove or a budget, one of them; --tol 1e-3, or"),
+        (["--tol", 0.1, "--depth", 2], "a depth, blocks to remove or a budget, one of them"),
+        (["--tol", 0.1, "--remove", 2], "a depth, blocks to remove or a budget, one of them"),
+        (["--depth", 0, "--remove", ""], "a depth, blocks to remove or a budget, one of them"),
         (
             ["--remove", "3,layer9.1"],
             "there is no block 'layer9.1', the network has the blocks 0..7: layer1.0, ",

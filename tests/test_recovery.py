@@ -11,7 +11,7 @@ import pytest
 from commands import refusal, run
 from rich.console import Console
 
-from resprune import healing, pipeline
+from resprune import pipeline, recovery
 from resprune.report import card, pruning
 
 
@@ -30,7 +30,7 @@ def test_any_blocks_go_by_index_or_name_without_data(cifar_file: Path, tmp_path:
     assert found["stages"] == [2, 0, 3]
 
 
-KEYS_RECOVERY = {"kind", "split", "images", "held_out", "divergence", "kept"}
+KEYS_RECOVERY = {"kind", "split", "images", "held_out", "divergence", "kept", "figures", "recipe"}
 
 
 def pruned_json(*words: object) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def test_statistics_are_re_estimated_by_default(
     data = image_folder()
     words = (cifar_file, "--remove", "1,4", "--data", data, "--batch-size", 4)
     found = pruned_json(*words, "--out", tmp_path / "out")
-    tried = found["recovery"]
+    tried, second = found["recovery"]
     assert tried.keys() == KEYS_RECOVERY
     assert (tried["kind"], tried["split"], tried["images"], tried["held_out"]) == (
         "batch-norm statistics",
@@ -53,26 +53,30 @@ def test_statistics_are_re_estimated_by_default(
         16,
         4,
     )
-    assert tried["kept"] == (tried["divergence"]["after"] < tried["divergence"]["before"])
+    assert (second["kind"], second["images"], second["held_out"]) == ("compensation", 16, 4)
+    for own in (tried, second):
+        assert own["kept"] == (own["divergence"]["after"] < own["divergence"]["before"])
+        assert (own["figures"] is not None) == own["kept"]
     assert found["raw"].keys() == {"accuracy", "loss"}
-    assert (found["raw"]["loss"] != found["after"]["loss"]) == tried["kept"]
+    kept = [own["figures"]["loss"] for own in (tried, second) if own["kept"]]
+    assert found["after"]["loss"] == [found["raw"]["loss"], *kept][-1]
     # What is written is what the figures are of.
     evaluated = json.loads(run("evaluate", tmp_path / "out", "--data", data, "--json").stdout)
     assert evaluated["loss"] == pytest.approx(found["after"]["loss"], rel=1e-5)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert (report["raw"], report["recovery"]) == (found["raw"], tried)
+    assert (report["raw"], report["recovery"]) == (found["raw"], found["recovery"])
     section = json.loads((tmp_path / "out" / "config.json").read_text())["resprune"]
-    assert section["recovery"] == tried
+    assert section["recovery"] == found["recovery"]
     # Without it the same network is written raw.
     raw = pruned_json(*words, "--out", tmp_path / "raw", "--no-recover")
-    assert raw["recovery"] is None
+    assert raw["recovery"] == []
     assert raw["after"]["loss"] == raw["raw"]["loss"] == found["raw"]["loss"]
 
 
 def outcome(cifar_file: Path, data: Path, monkeypatch: pytest.MonkeyPatch, better: bool) -> pipeline.Pruned:
     """Prune with a recovery that helps, or does not, whatever the images are."""
-    divergences = iter([0.5, 0.25 if better else 0.75])
-    monkeypatch.setattr(healing, "divergence", lambda *given, **how: next(divergences))
+    divergences = iter([0.5, 0.25 if better else 0.75, 0.125 if better else 0.75])
+    monkeypatch.setattr(recovery, "divergence", lambda *given, **how: next(divergences))
     chain = pipeline.load(cifar_file, device="cpu")
     return pipeline.prune(chain, pipeline.select(remove=[1, 4], blocks=8), data)
 
@@ -87,17 +91,20 @@ def test_tables_and_card_tell_what_was_recovered(
         console.print(pruning.prune(pruned.outcome))
     text = " ".join(shown.get().split())
     page = card.model_card(pruned.outcome, "out")
-    figures = "batch-norm statistics of 10 images, divergence from the original 0.5 -> "
+    figures = "batch-norm statistics, 10 images, divergence from the original 0.5 -> "
     if better:
-        assert "before raw after blocks 8 6 6" in text
-        assert f"Recovered: {figures}0.25 nats on 10 others." in text
+        assert "before raw statistics compensated blocks 8 6 accuracy" in text
+        assert f"Kept: {figures}0.25 nats on 10 others." in text
+        assert "Kept: compensation, 10 images, divergence from the original 0.25 -> 0.125 nats" in text
         assert "logits equal the origin, removed branches left out before recovery" in text
-        assert "The batch-norm statistics are those of 10 images without their labels: before that," in page
+        assert "Right after the removal: accuracy" in page
+        assert "- batch-norm statistics, 10 images without their labels: accuracy" in page
+        assert "- compensation, 10 images without their labels: accuracy" in page
         assert pruned.outcome.after != pruned.outcome.raw
         assert pruned.outcome.seen
     else:
         assert "before after blocks 8 6 accuracy" in text
-        assert f"Left as they were, since new ones do not help: {figures}0.75 nats on 10 others." in text
+        assert f"Tried and left, since it does not help: {figures}0.75 nats on 10 others." in text
         assert "before recovery" not in text + page
         assert pruned.outcome.after == pruned.outcome.raw
         assert not pruned.outcome.seen
@@ -107,8 +114,7 @@ def test_unlabelled_images_recover_too(
     cifar_file: Path, image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = outcome(cifar_file, image_folder(each=20) / "class0", monkeypatch, better=True).outcome
-    assert found.recovered is not None
-    assert found.recovered.kept
+    assert [tried.kept for tried in found.recovered] == [True, True]
     assert found.after.accuracy is None
 
 
@@ -118,11 +124,11 @@ def test_training_images_recover_and_test_images_do_not(
     image_folder("data/train")
     image_folder("data/test", each=1)
     found = pruned_json(cifar_file, "--remove", "1,4", "--data", tmp_path / "data", "--out", tmp_path / "out")
-    assert (found["recovery"]["split"], found["data"]["split"]) == ("train", "test")
+    assert (found["recovery"][0]["split"], found["data"]["split"]) == ("train", "test")
     words = ("--split", "test", "--samples", 6, "--data", tmp_path / "data", "--out", tmp_path / "second")
     found = pruned_json(cifar_file, "--remove", "1,4", *words)
-    assert found["recovery"]["split"] == "test"
-    assert found["recovery"]["images"] + found["recovery"]["held_out"] == 6
+    assert found["recovery"][0]["split"] == "test"
+    assert found["recovery"][0]["images"] + found["recovery"][0]["held_out"] == 6
 
 
 @pytest.mark.parametrize(
@@ -131,11 +137,11 @@ def test_training_images_recover_and_test_images_do_not(
         (["--recover"], "--recover needs images; name some with --data"),
         (
             ["--split", "train"],
-            "--split names images to choose a plan or to recover on, and nothing",
+            "--split names images to choose a plan, to recover or to heal on",
         ),
         (
             ["--split", "train", "--no-recover", "--data", "images"],
-            "--split names images to choose a plan or to",
+            "--split names images to choose a plan, to",
         ),
     ],
 )
@@ -145,13 +151,13 @@ def test_wishes_that_nothing_answers_are_refused(
     assert message in refusal(2, "prune", cifar_file, "--depth", 5, "--out", tmp_path / "out", *words)
 
 
-def test_where_no_norm_is_behind_the_cut_nothing_is_tried(
+def test_where_nothing_behind_the_cut_has_weights_nothing_is_tried(
     cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     words = ("--depth", 5, "--data", image_folder(), "--out", tmp_path / "out")
-    assert pruned_json(cifar_file, *words)["recovery"] is None
+    assert pruned_json(cifar_file, *words)["recovery"] == []
 
 
 def test_seeded_inputs_recover_nothing(cifar_file: Path, tmp_path: Path) -> None:
     found = pruned_json(cifar_file, "--depth", 5, "--out", tmp_path / "out")
-    assert (found["recovery"], found["raw"]) == (None, {"accuracy": None, "loss": None})
+    assert (found["recovery"], found["raw"]) == ([], {"accuracy": None, "loss": None})

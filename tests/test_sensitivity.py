@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from resprune.chain import ResidualChain
 from resprune.errors import ArchitectureError, DataError, UsageError
 from resprune.records import Architecture, PrunePlan, Removal
-from resprune.sensitivity import _Search, gated, order_removals, savings
+from resprune.search import Search, gated, savings
+from resprune.sensitivity import order_removals
 from resprune.stage_cost import vanishing_group
 from resprune.surgery import remove_blocks, skip_blocks
 
@@ -104,7 +105,7 @@ def test_with_all_blocks_tried_it_is_greedy_elimination(small: ResidualChain, ra
 def test_slope_and_curvature_are_those_of_finite_differences(small: ResidualChain) -> None:
     small.network.double()
     images = make_images(small, 300).double()[:, :, ::4, ::4]
-    search = _Search(small, [images], 0, lambda passes: None)
+    search = Search(small, [images], 0, lambda passes: None)
     with torch.inference_mode():
         original = small(images)
 

@@ -205,7 +205,7 @@ def test_the_teacher_is_the_untouched_network() -> None:
     one.step(0, iter([(images, labels)]))
     assert one.teacher is not None
     with torch.inference_mode():
-        torch.testing.assert_close(one.teacher(x)[:, 0], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one.teacher(x)[0][:, 0], expected, rtol=1e-4, atol=1e-5)
     assert not one.teacher.training
 
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from resprune.cli import options, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.errors import UsageError
+from resprune.records import RECIPES, Budget, DataSummary, Method, PrunePlan, Recipe
+
+if TYPE_CHECKING:
+    from resprune.chain import ResidualChain
+    from resprune.restoration import Step
+
+
+def _option(text: str, metavar: str, **others: Any) -> Any:
+    """Return an option that is absent unless given."""
+    return typer.Option(metavar=metavar, help=text, show_default=False, **others)
 
 
 @opens_a_checkpoint
@@ -28,23 +39,25 @@ def prune(
         ),
     ] = None,
     target_macs: Annotated[
-        float | None,
+        float | None, _option("Remove blocks until at most this fraction of the MACs is left.", "F")
+    ] = None,
+    target_params: Annotated[float | None, _option("The same of the parameters.", "F")] = None,
+    max_drop: Annotated[
+        float | None, _option("Lose at most so many points of accuracy, judged on held-out images.", "P")
+    ] = None,
+    method: Annotated[
+        str,
         typer.Option(
-            metavar="F",
-            help="Remove blocks from anywhere until at most this fraction of the MACs is left.",
-            show_default=False,
+            metavar="NAME",
+            help="Blocks that may go for a budget: surgical (any), stagewise (stages' ends), tail (the end).",
         ),
-    ] = None,
-    target_params: Annotated[
-        float | None,
-        typer.Option(metavar="F", help="The same of the parameters.", show_default=False),
-    ] = None,
+    ] = "surgical",
     data: options.Data = None,
     split: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Split for choosing the plan and for --recover [default: validation, else train].",
+            help="Split to choose, recover and heal on [default: validation, else train; train to heal].",
             show_default=False,
         ),
     ] = None,
@@ -64,10 +77,23 @@ def prune(
         bool | None,
         typer.Option(
             "--recover/--no-recover",
-            help="Re-estimate batch-norm statistics, kept where they help [default: on with images].",
+            help="Bring the outputs back without training: new batch-norm statistics, and compensation of"
+            " removed blocks in the layers that stay; kept where they help [default: on with images].",
             show_default=False,
         ),
     ] = None,
+    heal: Annotated[
+        int | None, _option("Then train for E epochs, the original its teacher.", "E", min=1)
+    ] = None,
+    heal_steps: Annotated[int | None, _option("The same for N optimizer steps.", "N", min=1)] = None,
+    heal_rate: Annotated[
+        float | None, _option(f"Largest learning rate of the healing [{RECIPES['heal'].rate:g}].", "X")
+    ] = None,
+    control: Annotated[
+        list[str] | None,
+        _option("Compare with: random (as many blocks), scratch (the same shape, untrained).", "KIND"),
+    ] = None,
+    control_seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Networks of each control.")] = 3,
     out: options.Out = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output folder of resprune's.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
@@ -78,41 +104,42 @@ def prune(
     seed: options.Seed = 0,
     debug: options.Debug = False,
 ) -> None:
-    """Remove blocks that the output does not need, or that are named, check the result, and write it."""
+    """Remove blocks: those named, or those that a budget asks for; check the result, heal it, write it."""
     with shell.command(debug, threads=threads):
         from resprune import pipeline
+        from resprune.controls import check_controls
         from resprune.export.folder import refuse_existing
         from resprune.report import pruning, results, tables
         from resprune.selection import check_wishes
 
-        check_wishes(tol=tol, depth=depth, remove=remove, target_macs=target_macs, target_params=target_params)
-        targeted = target_macs is not None or target_params is not None
+        budget = Budget(macs=target_macs, parameters=target_params, max_drop=max_drop)
+        check_wishes(budget, tol=tol, depth=depth, remove=remove)
+        recipe = _healing(heal, heal_steps, heal_rate, seed)
         if out is None and not dry_run:
             raise UsageError("no output folder given", hint="add --out DIR, or --dry-run to see the plan only")
         if out is not None and not dry_run:
             refuse_existing(out, force)
         chain = opened()(device=device)
         images = data is not None or chain.origin.path == "demo"
-        _check_reading(images, recover, split, chooses=tol is not None or targeted)
+        chooses = tol is not None or bool(budget)
+        _check_reading(images, recover, recipe, split, chooses=chooses)
+        check_controls(control or (), heals=recipe is not None, images=images)
         reading = {"seed": seed, "batch_size": batch_size}
-        if tol is not None:
-            plan, choice = pipeline.choose(
-                chain, data, tol=tol, split=split, samples=samples, progress=shell.progress, **reading
-            )
-        elif targeted:
-            plan, choice = pipeline.choose_for(
-                chain,
-                data,
-                macs=target_macs,
-                parameters=target_params,
-                split=split,
-                samples=samples,
-                **reading,
-            )
-        else:
-            named = None if remove is None else remove.split(",") if remove.strip(" ,") else []
-            paths = [block.path for block in chain.blocks]
-            plan, choice = pipeline.select(depth=depth, remove=named, paths=paths), None
+        plan, choice, restored = _chosen(
+            chain,
+            data,
+            budget,
+            tol=tol,
+            depth=depth,
+            remove=remove,
+            recover=recover is not False,
+            heal=recipe,
+            method=_method(method),
+            split=split,
+            samples=samples,
+            device=device,
+            **reading,
+        )
         result = pipeline.preview(chain, plan)
         if not as_json:
             shell.show(pruning.plan(plan, chain.summary, result))
@@ -128,14 +155,20 @@ def prune(
             data,
             choice=choice,
             recover=recover is not False,
+            heal=recipe,
+            restored=restored,
+            controls=control or (),
+            control_seeds=control_seeds,
             recover_split=split,
             recover_samples=samples,
             split=test_split,
+            device=device,
             progress=shell.progress,
+            on_epoch=lambda row: shell.say(pruning.healed(row)),
             **reading,
         )
         if pruned.outcome.seen:
-            shell.say("Note: statistics were re-estimated, without labels, on images that the figures are of.")
+            shell.say("Note: images that the figures are measured on were used to bring the network back.")
         files = pipeline.save(pruned, out, force=force)
         better = pipeline.remedies(chain, data, pruned.outcome.before.accuracy, **reading)
         if as_json:
@@ -148,12 +181,71 @@ def prune(
         shell.advise(tables.remedy(better))
 
 
-def _check_reading(images: bool, recover: bool | None, split: str | None, *, chooses: bool) -> None:
+def _chosen(
+    chain: ResidualChain,
+    data: str | None,
+    budget: Budget,
+    *,
+    tol: float | None,
+    depth: int | None,
+    remove: str | None,
+    split: str | None,
+    samples: int,
+    seed: int,
+    batch_size: int | None,
+    **options: Any,
+) -> tuple[PrunePlan, DataSummary | None, Sequence[Step] | None]:
+    """Return the plan, the images that it was chosen on, and what was done to its network meanwhile."""
+    from resprune import pipeline
+    from resprune.report import pruning
+
+    reading = {"split": split, "samples": samples, "seed": seed, "batch_size": batch_size}
+    if tol is not None:
+        return *pipeline.choose(chain, data, tol=tol, progress=shell.progress, **reading), None
+    if budget:
+        chosen = pipeline.choose_for(
+            chain,
+            data,
+            budget,
+            progress=shell.progress,
+            tell=lambda candidate: shell.say(pruning.candidate(candidate.plan, candidate.drop)),
+            **reading,
+            **options,
+        )
+        return chosen.plan, chosen.data, chosen.restored
+    named = None if remove is None else remove.split(",") if remove.strip(" ,") else []
+    return pipeline.select(depth=depth, remove=named, paths=[block.path for block in chain.blocks]), None, None
+
+
+def _healing(epochs: int | None, steps: int | None, rate: float | None, seed: int) -> Recipe | None:
+    """Return the recipe of a healing, or None for none."""
+    given = {"epochs": epochs, "steps": steps, "rate": rate}
+    if epochs is None and steps is None:
+        if rate is not None:
+            raise UsageError("--heal-rate is of a healing, and there is none", hint="add --heal EPOCHS")
+        return None
+    if epochs is not None and steps is not None:
+        raise UsageError("--heal and --heal-steps both say how long to heal", hint="give one of them")
+    return replace(
+        RECIPES["heal"], seed=seed, **{name: value for name, value in given.items() if value is not None}
+    )
+
+
+def _method(name: str) -> Method:
+    if name not in get_args(Method):
+        raise UsageError(f"no method {name!r}", hint=f"choose from {', '.join(get_args(Method))}")
+    return name  # pyright: ignore[reportReturnType]
+
+
+def _check_reading(
+    images: bool, recover: bool | None, heal: Recipe | None, split: str | None, *, chooses: bool
+) -> None:
     """Refuse options that say how images are read where none are."""
-    if split is not None and not chooses and not (images and recover is not False):
+    if split is not None and not chooses and heal is None and not (images and recover is not False):
         raise UsageError(
-            "--split names images to choose a plan or to recover on, and nothing here reads any",
+            "--split names images to choose a plan, to recover or to heal on, and nothing here reads any",
             hint="use --test-split for the figures",
         )
-    if recover and not images:
-        raise UsageError("--recover needs images", hint="name some with --data; labels are not needed")
+    for wanted, name in ((recover, "--recover"), (heal, "--heal")):
+        if wanted and not images:
+            raise UsageError(f"{name} needs images", hint="name some with --data")

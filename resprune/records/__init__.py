@@ -1,5 +1,6 @@
 """Frozen records that travel between the parts; plain Python, no torch."""
 
+from resprune.records.budget import Budget, Method
 from resprune.records.networks import (
     BARE,
     GONE,
@@ -16,8 +17,10 @@ from resprune.records.networks import (
     Wish,
 )
 from resprune.records.results import (
+    Alternative,
     Analysis,
     BlockRow,
+    Control,
     DataSummary,
     Evaluation,
     PruneOutcome,
@@ -37,16 +40,20 @@ __all__ = [
     "READ_SAFELY",
     "RECIPES",
     "WHOLE",
+    "Alternative",
     "Analysis",
     "Architecture",
     "Assumption",
     "BlockRow",
+    "Budget",
     "Claim",
+    "Control",
     "DataSummary",
     "EpochRow",
     "Evaluation",
     "FinetuneOutcome",
     "Heads",
+    "Method",
     "NetworkSummary",
     "Origin",
     "Preprocessing",

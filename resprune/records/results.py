@@ -10,6 +10,8 @@ from resprune.records.networks import NetworkSummary, Preprocessing
 if TYPE_CHECKING:
     import pandas
 
+    from resprune.records.training import Recipe
+
 
 @dataclass(frozen=True)
 class DataSummary:
@@ -129,12 +131,17 @@ class PrunePlan:
         removed, kept: Block indices, ascending; together 0..N-1.
         reasons: For every block 0..N-1 one short sentence that says why it goes or stays; empty where a plan
             was not made by `select`.
+        divergence: Of the outputs from the original's on the images of the choice, in nats, with all of them
+            removed; None where it was not measured.
+        beside: What other methods would do for the same wish.
     """
 
     rule: str
     removed: tuple[int, ...]
     kept: tuple[int, ...]
     reasons: tuple[str, ...] = ()
+    divergence: float | None = None
+    beside: tuple[Alternative, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -145,6 +152,23 @@ class PrunePlan:
     def is_tail(self) -> bool:
         """Whether the plan is a SubResNet-M: blocks 0..M-1 stay, all later ones go."""
         return self.kept == tuple(range(self.depth))
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """What another method would do.
+
+    Attributes:
+        method: Such as ``tail``.
+        removed: Block indices, ascending.
+        divergence: As in `PrunePlan`.
+        macs: Multiply-accumulates for one image that are left.
+    """
+
+    method: str
+    removed: tuple[int, ...]
+    divergence: float
+    macs: int
 
 
 @dataclass(frozen=True)
@@ -173,15 +197,17 @@ class Verification:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What was tried to bring a pruned network's outputs back to the original's, without training.
+    """What was tried to bring a pruned network's outputs back to the original's.
 
     Attributes:
-        kind: Such as ``batch-norm statistics``.
+        kind: ``batch-norm statistics``, ``compensation`` or ``healing``.
         split: Of the images; None where the data is not divided.
-        images: Number of images that it was estimated on.
+        images: Number of images that it was estimated, fitted or trained on.
         held_out: Number of further images that it was judged on.
         before, after: Mean divergence KL(original || pruned) of the outputs on those, in nats.
         kept: Whether it helped there; else the network was left as it was.
+        figures: On the images of the report, with it; None where it was not kept or nothing was measured.
+        recipe: Of the training, for healing.
     """
 
     kind: str
@@ -191,6 +217,29 @@ class Recovery:
     before: float
     after: float
     kept: bool
+    figures: Evaluation | None = None
+    recipe: Recipe | None = None
+
+
+@dataclass(frozen=True)
+class Control:
+    """What became of another network that was made the same way, to compare a plan with.
+
+    Attributes:
+        kind: ``random``: as many blocks removed at random; ``scratch``: the same shape, trained from scratch.
+        seed: Of it.
+        removed: Blocks of the original that it lacks.
+        macs: Multiply-accumulates for one image.
+        raw: Figures right after the removal; None from scratch.
+        after: Figures in the end.
+    """
+
+    kind: str
+    seed: int
+    removed: tuple[int, ...]
+    macs: int
+    raw: Evaluation | None
+    after: Evaluation
 
 
 @dataclass(frozen=True)
@@ -230,7 +279,8 @@ class PruneOutcome:
         plan: Carried out.
         before, after: On the images of `data`; without data no figures but the number of inputs.
         raw: The same of the pruned network before recovery; what `after` is where none was kept.
-        recovered: None where nothing was tried: no images, or nothing lost.
+        recovered: What was tried, in turn; empty without images, or where nothing was lost.
+        controls: Other networks made the same way.
         verified: The check of the logits, before recovery.
         data: None where seeded inputs verified the result.
         choice: The images that the plan was chosen on; None where it needed none.
@@ -246,7 +296,7 @@ class PruneOutcome:
     before: Evaluation
     raw: Evaluation
     after: Evaluation
-    recovered: Recovery | None
+    recovered: tuple[Recovery, ...]
     verified: Verification
     data: DataSummary | None
     choice: DataSummary | None
@@ -254,11 +304,17 @@ class PruneOutcome:
     classes: int
     loads_in_timm: bool
     needs_family: bool = False
+    controls: tuple[Control, ...] = ()
+
+    @property
+    def kept(self) -> tuple[Recovery, ...]:
+        """What was tried and kept."""
+        return tuple(tried for tried in self.recovered if tried.kept)
 
     @property
     def seen(self) -> bool:
         """Whether images that the figures are measured on, or other test images, changed the network."""
-        tried = self.recovered
-        if tried is None or not tried.kept:
-            return False
-        return tried.split == "test" or (self.data is not None and tried.split == self.data.split)
+        return any(
+            tried.split == "test" or (self.data is not None and tried.split == self.data.split)
+            for tried in self.kept
+        )

@@ -11,7 +11,16 @@ from resprune.records.networks import NetworkSummary, Preprocessing
 from resprune.records.results import DataSummary, Evaluation
 
 Heads = Literal["shared", "separate"]
-_NON_NEGATIVE = ("gamma", "gamma_end", "branch_decay", "weight_decay", "vanish", "mixup", "cutmix")
+_NON_NEGATIVE = (
+    "gamma",
+    "gamma_end",
+    "branch_decay",
+    "weight_decay",
+    "vanish",
+    "mixup",
+    "cutmix",
+    "feature_weight",
+)
 _FRACTIONS = ("teacher_weight", "label_smoothing", "hold_out", "warm_up", "momentum", "ema")
 _POSITIVE = ("epochs", "steps", "batch_size", "rate", "temperature", "clip", "accumulate")
 
@@ -40,6 +49,8 @@ class Recipe:
             as the checkpoint has it.
         teacher_weight: Part of the final output's loss that is distillation from the teacher.
         temperature: Of the distillation.
+        feature_weight: Weight of the states' distance from the teacher's at the ends of the stages; see
+            `resprune.stage_cost.feature_loss`. Not together with a stage cost.
         label_smoothing: Probability that is spread over all classes.
         mixup, cutmix: Parameters of the Beta distributions; 0 is off.
         vanish: Strength of the proximal step that sets branches to zero.
@@ -73,6 +84,7 @@ class Recipe:
     heads: Heads | None = None
     teacher_weight: float = 0.9
     temperature: float = 4.0
+    feature_weight: float = 0.0
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -99,6 +111,11 @@ class Recipe:
             if value not in choices:
                 known = ", ".join(str(choice) for choice in choices if choice is not None)
                 raise UsageError(f"{name} {value!r} is none of {known}", hint="choose one of them")
+        if self.feature_weight and self.stages:
+            raise UsageError(
+                "features are distilled into the network alone, and gamma trains its exits too",
+                hint="use one of the two: gamma 0, or feature_weight 0",
+            )
         if self.heads == "separate" and 0 in (self.gamma, self.gamma_end):
             raise UsageError(
                 "separate heads learn at the rate divided by gamma, and gamma is 0",
@@ -145,8 +162,10 @@ RECIPES: dict[str, Recipe] = {
         gamma=0.02,
         teacher_weight=0.0,
     ),
+    "heal": Recipe(epochs=2, gamma=0.0, teacher_weight=1.0, feature_weight=1.0),
 }
-"""Recipes by name; ``paper`` is that of appendix A.1, its weight decay that of appendix B."""
+"""Recipes by name; ``paper`` is that of appendix A.1, its weight decay that of appendix B; ``heal`` brings
+pruned networks back to the original's outputs."""
 
 
 @dataclass(frozen=True)

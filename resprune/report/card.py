@@ -22,9 +22,8 @@ def model_card(outcome: PruneOutcome, folder: str) -> str:
         split = f", split {outcome.data.split}" if outcome.data.split else ""
         measured = f"{PurePath(outcome.data.spec).name}{split}, {outcome.data.samples} images"
     removed = ", ".join(map(str, plan.removed)) or "none"
-    recovered = outcome.recovered is not None and outcome.recovered.kept
     verified = outcome.verified
-    before_recovery = " before recovery" if recovered else ""
+    before_recovery = " before recovery" if outcome.kept else ""
     return f"""{_front_matter(outcome)}
 # {folder}
 
@@ -50,16 +49,22 @@ Measured on {measured}.{_recovered(outcome)}
 
 
 def _recovered(outcome: PruneOutcome) -> str:
-    tried = outcome.recovered
-    if tried is None or not tried.kept:
+    if not outcome.kept:
         return ""
-    split = f", split {tried.split}" if tried.split else ""
-    text = f"""
-
-The {tried.kind} are those of {tried.images} images without their labels{split}: before that,
-accuracy {_accuracy(outcome.raw)}, loss {_loss(outcome.raw)}; on {tried.held_out} others the outputs' divergence
-from the original's went from {tried.before:.3g} to {tried.after:.3g} nats."""
-    return text + (" Images that the figures are measured on are among them." if outcome.seen else "")
+    lines = [
+        f"Right after the removal: accuracy {_accuracy(outcome.raw)}, loss {_loss(outcome.raw)}. Then, kept:\n"
+    ]
+    for tried in outcome.kept:
+        split = f", split {tried.split}" if tried.split else ""
+        labels = "" if tried.recipe is not None and tried.recipe.teacher_weight < 1 else " without their labels"
+        change = ""
+        if tried.held_out:
+            change = f"; divergence from the original on {tried.held_out} others {tried.before:.3g} ->"
+            change += f" {tried.after:.3g} nats"
+        figures = "" if tried.figures is None else f": accuracy {_accuracy(tried.figures)}"
+        lines.append(f"- {tried.kind}, {tried.images} images{labels}{split}{figures}{change}")
+    seen = "\n\nImages that the figures are measured on are among them." if outcome.seen else ""
+    return "\n\n" + "\n".join(lines) + seen
 
 
 def finetuned_card(outcome: FinetuneOutcome, folder: str) -> str:

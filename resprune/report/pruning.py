@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean, stdev
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from resprune.records import NetworkSummary, PruneOutcome, PrunePlan, Recovery
+from resprune.records import EpochRow, NetworkSummary, PruneOutcome, PrunePlan, Recipe, Recovery
 from resprune.report.wording import images_of, input_lines, number, percent, stage_of
 
 
@@ -27,42 +28,87 @@ def plan(chosen: PrunePlan, origin: NetworkSummary, result: NetworkSummary) -> R
     )
     grid.add_row("parameters", _change(origin.parameters, result.parameters))
     grid.add_row("MACs", _change(origin.macs, result.macs))
+    if chosen.divergence is not None:
+        grid.add_row("divergence", f"{chosen.divergence:.3g} nats from the original's output")
+    for other in chosen.beside:
+        own = f"{other.method} instead: {_indices(other.removed)}, {_change(origin.macs, other.macs)}"
+        grid.add_row("beside", f"{own}, divergence {other.divergence:.3g} nats")
     return grid
 
 
 def prune(outcome: PruneOutcome) -> RenderableType:
-    """Return the figures before and after, raw ones between them where there was a recovery, and the check."""
+    """Return the figures before and after, those of every step between them, and the check."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    steps = [(_DONE.get(tried.kind, tried.kind), tried.figures or outcome.after) for tried in outcome.kept]
+    figures = [("before", outcome.before), ("raw" if steps else "after", outcome.raw), *steps]
     table.add_column("")
-    tried = outcome.recovered
-    between = [outcome.raw] if tried is not None and tried.kept else []
-    figures = [outcome.before, *between, outcome.after]
-    sizes = [outcome.origin, *[outcome.result] * (1 + len(between))]
-    for title in ("before", "raw", "after") if between else ("before", "after"):
+    for title, _ in figures:
         table.add_column(title, justify="right")
-    table.add_row("blocks", *(str(size.blocks) for size in sizes))
+    between = [""] * (len(figures) - 2)
+    before, after = outcome.origin, outcome.result
+    table.add_row("blocks", str(before.blocks), *between, str(after.blocks))
     if outcome.before.accuracy is not None:
-        table.add_row("accuracy %", *(percent(own.accuracy) for own in figures))
-        table.add_row("loss", *(number(own.loss) for own in figures))
-    table.add_row("parameters", *(f"{size.parameters:,}" for size in sizes))
-    table.add_row("MACs", *(f"{size.macs:,}" for size in sizes))
-    after = outcome.after
-    where = f"{after.samples} seeded inputs" if outcome.data is None else images_of(outcome.data)
+        table.add_row("accuracy %", *(percent(own.accuracy) for _, own in figures))
+        table.add_row("loss", *(number(own.loss) for _, own in figures))
+    table.add_row("parameters", f"{before.parameters:,}", *between, f"{after.parameters:,}")
+    table.add_row("MACs", f"{before.macs:,}", *between, f"{after.macs:,}")
+    seen = outcome.after.samples
+    where = f"{seen} seeded inputs" if outcome.data is None else images_of(outcome.data)
     verified = outcome.verified
-    against = verified.against + (" before recovery" if between else "")
+    against = verified.against + (" before recovery" if steps else "")
     check = f"Checked: logits equal {against}, largest difference {verified.max_abs_difference:.1e}"
-    lines = [Text(f"{check} ({where}).")]
-    if tried is not None:
-        lines.append(Text(recovery(tried)))
-    return Group(*input_lines(outcome.data), table, Text(), *lines)
+    lines = [f"{check} ({where}).", *map(recovery, outcome.recovered), *controls(outcome)]
+    return Group(*input_lines(outcome.data), table, Text(), *map(Text, lines))
+
+
+_DONE = {"batch-norm statistics": "statistics", "compensation": "compensated", "healing": "healed"}
+"""Headings of the columns with figures after each kind of recovery."""
 
 
 def recovery(tried: Recovery) -> str:
-    """Return what was re-estimated, and whether it helped."""
+    """Return what was done, and whether it helped."""
     where = f" ({tried.split})" if tried.split else ""
     change = f"{tried.before:.3g} -> {tried.after:.3g} nats on {tried.held_out:,} others"
-    done = "Recovered: " if tried.kept else "Left as they were, since new ones do not help: "
-    return f"{done}{tried.kind} of {tried.images:,} images{where}, divergence from the original {change}."
+    done = "Kept" if tried.kept else "Tried and left, since it does not help"
+    if not tried.held_out:
+        change = "not measured, none were held out"
+    how = "" if tried.recipe is None else f", {_length(tried.recipe)}"
+    return f"{done}: {tried.kind}, {tried.images:,} images{where}{how}, divergence from the original {change}."
+
+
+def _length(recipe: Recipe) -> str:
+    if recipe.steps is not None:
+        return f"{recipe.steps} steps"
+    return f"{recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
+
+
+def candidate(chosen: PrunePlan, drop: float | None) -> str:
+    """Return what removing some blocks costs, one of several numbers that are tried."""
+    lost = "" if drop is None else f": {drop:.2f} points of accuracy lost on held-out images"
+    return f"Tried: without {_indices(chosen.removed)}{lost}"
+
+
+def healed(row: EpochRow) -> str:
+    """Return what an epoch of a healing brought."""
+    seen = "" if row.final is None else f", accuracy {percent(row.final.accuracy)} % on held-out images"
+    return f"Healing: epoch {row.epoch}{seen}, {row.seconds:.0f} s"
+
+
+def controls(outcome: PruneOutcome) -> list[str]:
+    """Return one line for every kind of control: its accuracies beside the plan's."""
+    words = {"random": "as many blocks removed at random", "scratch": "the same shape trained from scratch"}
+    lines = []
+    for kind, text in words.items():
+        own = [control for control in outcome.controls if control.kind == kind]
+        accuracies = [c.after.accuracy for c in own if c.after.accuracy is not None]
+        if accuracies and outcome.after.accuracy is not None:
+            mean, middle = 100 * fmean(accuracies), 100 * outcome.after.accuracy
+            spread = f" (standard deviation {100 * stdev(accuracies):.2f})" if len(accuracies) > 1 else ""
+            lines.append(
+                f"Control: {text}, {len(own)} seed{'s' if len(own) > 1 else ''}: accuracy {mean:.2f} %{spread},"
+                f" {100 * min(accuracies):.2f} to {100 * max(accuracies):.2f}; this plan {middle:.2f} %."
+            )
+    return lines
 
 
 def _why(chosen: PrunePlan) -> list[str]:

@@ -63,7 +63,18 @@ def prune(outcome: PruneOutcome) -> dict[str, Any]:
         "before": _figures(outcome.before) | _size(outcome.origin),
         "raw": _figures(outcome.raw),
         "after": _figures(outcome.after) | _size(outcome.result),
-        "recovery": None if outcome.recovered is None else recovery(outcome.recovered),
+        "recovery": [recovery(tried) for tried in outcome.recovered],
+        "controls": [
+            {
+                "kind": control.kind,
+                "seed": control.seed,
+                "removed": list(control.removed),
+                "macs": control.macs,
+                "raw": None if control.raw is None else _figures(control.raw),
+                "after": _figures(control.after),
+            }
+            for control in outcome.controls
+        ],
         "verified": asdict(outcome.verified) | {"samples": outcome.after.samples},
     }
 
@@ -79,7 +90,8 @@ def planned(
         "before": nothing | _size(origin),
         "raw": nothing,
         "after": nothing | _size(result),
-        "recovery": None,
+        "recovery": [],
+        "controls": [],
         "verified": None,
         "output": None,
     }
@@ -93,13 +105,24 @@ def plan(chosen: PrunePlan) -> dict[str, Any]:
         "kept": list(chosen.kept),
         "depth": chosen.depth,
         "reasons": list(chosen.reasons),
+        "divergence": chosen.divergence,
+        "beside": [asdict(other) | {"removed": list(other.removed)} for other in chosen.beside],
     }
 
 
 def recovery(tried: Recovery) -> dict[str, Any]:
     """Return a recovery as JSON; divergences in nats."""
-    own = asdict(tried)
-    return own | {"divergence": {"before": own.pop("before"), "after": own.pop("after")}}
+    measured = bool(tried.held_out)
+    return {
+        "kind": tried.kind,
+        "split": tried.split,
+        "images": tried.images,
+        "held_out": tried.held_out,
+        "divergence": {key: getattr(tried, key) if measured else None for key in ("before", "after")},
+        "kept": tried.kept,
+        "figures": None if tried.figures is None else _figures(tried.figures),
+        "recipe": None if tried.recipe is None else tried.recipe.to_json(),
+    }
 
 
 def remedies(found: tuple[Remedy, ...]) -> dict[str, Any]:
@@ -184,7 +207,7 @@ def provenance(outcome: PruneOutcome | FinetuneOutcome) -> dict[str, Any]:
     if isinstance(outcome, FinetuneOutcome):
         return made | {"recipe": outcome.recipe.to_json(), "heads": outcome.heads, "epoch": outcome.best.epoch}
     made |= {"plan": plan(outcome.plan)}
-    return made if outcome.recovered is None else made | {"recovery": recovery(outcome.recovered)}
+    return made | {"recovery": [recovery(tried) for tried in outcome.recovered]}
 
 
 def portable(report: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from resprune.chain import ResidualChain
 from resprune.data import normalise
 from resprune.records import Recipe
-from resprune.stage_cost import shrink_branches, stage_cost, vanishing_group, zero_branches
+from resprune.stage_cost import feature_loss, shrink_branches, stage_cost, vanishing_group, zero_branches
 from resprune.training.schedule import Plan, mixed
 from resprune.training.student import Student, heads_of
 from resprune.training.synced import SyncedNorms
@@ -45,14 +45,16 @@ class Learner:
     ) -> None:
         self.recipe, self.plan, self.engine, device = recipe, plan, engine, engine.device
         heads = (recipe.heads or heads_of(chain)) if recipe.stages else None
-        self.student = Student(chain, heads, device, channels_last=recipe.channels_last)
+        features = teacher is not None and recipe.feature_weight > 0
+        kinds: dict[str, Any] = {"features": features, "channels_last": recipe.channels_last}
+        self.student = Student(chain, heads, device, **kinds)
         self.format = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.recipe_of_images = chain.preprocessing
         self.optimizer = self._optimizer()
         self.ema = None if recipe.ema is None else ModelEmaV3(self.student, decay=recipe.ema, use_warmup=True)
         self.teacher = None
-        if teacher is not None and recipe.teacher_weight:
-            kept = Student(teacher, None, device, channels_last=recipe.channels_last)
+        if teacher is not None and (recipe.teacher_weight or features):
+            kept = Student(teacher, None, device, **kinds)
             self.teacher = kept.eval().requires_grad_(False)
         self.mixup = None
         if recipe.mixup or recipe.cutmix:
@@ -114,21 +116,23 @@ class Learner:
         synced = recipe.sync_norms and self.engine.num_processes > 1
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             with SyncedNorms() if synced else nullcontext():
-                logits = self.model(x)
+                logits, ends = self.model(x)
             with torch.no_grad():
-                taught = None if self.teacher is None else self.teacher(x)[:, 0].float()
+                taught, states = (None, ()) if self.teacher is None else self.teacher(x)
         cost = stage_cost(
             logits.float(),
             targets,
             gamma,
             label_smoothing=recipe.label_smoothing,
-            teacher=taught,
+            teacher=None if taught is None else taught[:, 0].float(),
             teacher_weight=recipe.teacher_weight,
             temperature=recipe.temperature,
         )
-        nothing = cost.losses.new_zeros(())
+        total, nothing = cost.total, cost.losses.new_zeros(())
+        if ends:
+            total = total + recipe.feature_weight * feature_loss(ends, states)
         exits = cost.losses[:-1].mean() if len(cost.losses) > 1 else nothing
-        return cost.total, cost.losses[-1], exits, nothing if cost.distillation is None else cost.distillation
+        return total, cost.losses[-1], exits, nothing if cost.distillation is None else cost.distillation
 
     @torch.no_grad()
     def _zero_the_average(self) -> None:

@@ -79,7 +79,7 @@ def _measure(student: Student, batches: Batches, engine: Accelerator) -> Tally:
         for index, (images, labels) in enumerate(batches):
             if index % engine.num_processes == engine.process_index:
                 x = images.to(device, memory_format=torch.channels_last)
-                tally.add(student.forward(x), None if labels is None else labels.to(device))
+                tally.add(student.forward(x)[0], None if labels is None else labels.to(device))
     finally:
         student.train(training)
     tally.combine(lambda sums: cast("Tensor", engine.reduce(sums.to(device), "sum")).cpu())

@@ -17,19 +17,27 @@ _NORMS = (nn.modules.batchnorm._NormBase,)
 
 
 class Student(nn.Module):
-    """A copy of a chain whose parameters learn; ``forward`` gives the logits of all exits.
+    """A copy of a chain whose parameters learn.
 
     Args:
         chain: Left as it is.
         heads: See `own_exit_state`; None computes no exits at all.
         device: Where it trains; the exits hold on to their tensors, so it is not moved later.
+        features: Whether ``forward`` gives states too; not together with exits.
         channels_last: Memory format of the convolutions' weights.
     """
 
     def __init__(
-        self, chain: ResidualChain, heads: Heads | None, device: torch.device, *, channels_last: bool = True
+        self,
+        chain: ResidualChain,
+        heads: Heads | None,
+        device: torch.device,
+        *,
+        features: bool = False,
+        channels_last: bool = True,
     ) -> None:
         super().__init__()
+        self.features = features
         self.network = copy.deepcopy(chain.network).to(device).requires_grad_(True)
         if channels_last:
             self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -52,9 +60,15 @@ class Student(nn.Module):
         self.chain = replace(whole, exit_state={name: getattr(self.own, _flat(name)) for name in rows})
         self.exits = None if heads is None else SkipChainExits(self.chain)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (n, N + 1, classes) of images (n, c, h, w), or (n, 1, classes) without exits."""
-        return self.chain(images).unsqueeze(1) if self.exits is None else self.exits(images)
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the logits of all exits (n, N + 1, classes), or (n, 1, classes) without, and the features.
+
+        Those are the states at the ends of the stages where they are wanted, else none.
+        """
+        if self.features:
+            logits, ends = self.chain.with_features(images)
+            return logits.unsqueeze(1), ends
+        return self.chain(images).unsqueeze(1) if self.exits is None else self.exits(images), ()
 
     def groups(self, recipe: Recipe) -> list[dict[str, object]]:
         """Return the optimizer's parameter groups; ``heads`` marks the exits' own parameters.

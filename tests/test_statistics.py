@@ -14,10 +14,10 @@ from test_exits import with_own
 from test_surgery import removing
 from torch import Tensor, nn
 
-from resprune import healing
+from resprune import recovery
 from resprune.chain import ResidualChain
 from resprune.errors import DataError
-from resprune.healing import divergence, norms_behind, re_estimate
+from resprune.recovery import divergence, norms_behind, re_estimate
 from resprune.surgery import remove_blocks
 from resprune.trajectory import Batch
 
@@ -200,7 +200,7 @@ class Images:
         return [(self.images[:first], None)], [(x, None) for x in self.images[first:].split(self.batch_size)]
 
 
-def quiet(description: str, images: int) -> AbstractContextManager[healing.OnBatch]:
+def quiet(description: str, images: int) -> AbstractContextManager[recovery.OnBatch]:
     return nullcontext(lambda done: None)
 
 
@@ -208,8 +208,7 @@ def recover(chain: ResidualChain, *removed: int, count: int = 60, size: int = 12
     plan = removing(chain, *removed)
     pruned = remove_blocks(chain, plan)
     images = Images(make_images(chain, count, seed=3), size)
-    result, record = healing.recover(chain, pruned, plan, images, progress=quiet)  # pyright: ignore
-    return pruned, result, record
+    return pruned, recovery.recover(chain, pruned, plan, images, progress=quiet)  # pyright: ignore
 
 
 def trained() -> ResidualChain:
@@ -226,13 +225,14 @@ def test_what_helps_is_kept() -> None:
         norm.weight.zero_()
         norm.bias.fill_(1)
     chain = re_estimate(chain, [(images, None) for images in make_images(chain, 128, seed=5).split(32)])
-    pruned, result, record = recover(chain, 3)
-    assert record is not None
-    assert (record.kept, record.held_out, record.images) == (True, 12, 48)
+    pruned, ((result, record), (best, other)) = recover(chain, 3)
+    assert (record.kind, record.kept, record.held_out, record.images) == (recovery.STATISTICS, True, 12, 48)
     assert record.after < 0.5 * record.before
     held_out = [(make_images(chain, 60, seed=3)[:12], None)]
     assert divergence(chain, pruned, held_out) == record.before
-    assert divergence(chain, result, held_out) == record.after
+    assert divergence(chain, result, held_out) == record.after == other.before
+    assert (other.kind, other.kept) == (recovery.COMPENSATION, best is not result)
+    assert divergence(chain, best, held_out) == min(other.before, other.after)
 
 
 def test_what_does_not_help_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,11 +241,13 @@ def test_what_does_not_help_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None
     for figure in (worse, make_chain(ARCHITECTURES[NAME])):
         if figure is not worse:
             nn.init.constant_(figure.network.get_parameter("linear.weight"), float("nan"))
-        monkeypatch.setattr(healing, "re_estimate", lambda *given, figure=figure, **how: figure)
-        pruned, result, record = recover(chain, 1)
-        assert record is not None
-        assert not record.kept
-        assert result is pruned
+        for name in ("re_estimate", "compensate"):
+            monkeypatch.setattr(recovery, name, lambda *given, figure=figure, **how: figure)
+        pruned, steps = recover(chain, 1)
+        assert [(record.kind, record.kept, result is pruned) for result, record in steps] == [
+            (recovery.STATISTICS, False, True),
+            (recovery.COMPENSATION, False, True),
+        ]
 
 
 def test_where_nothing_is_lost_nothing_is_done() -> None:
@@ -256,9 +258,6 @@ def test_where_nothing_is_lost_nothing_is_done() -> None:
                 layer.weight.zero_()
                 if layer.bias is not None:
                     layer.bias.zero_()
-    pruned, result, record = recover(chain, 7)
-    assert record is None
-    assert result is pruned
+    assert recover(chain, 7)[1] == []
     for removed, count in (((), 60), ((1,), 2)):
-        pruned, result, record = recover(chain, *removed, count=count)
-        assert (record, result is pruned) == (None, True)
+        assert recover(chain, *removed, count=count)[1] == []

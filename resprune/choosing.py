@@ -1,0 +1,314 @@
+"""A budget becomes a plan: which blocks go, and how many of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+
+from torch import Tensor
+
+from resprune import trajectory
+from resprune.chain import ResidualChain
+from resprune.data import CHOICE_FIRST, Batches
+from resprune.errors import BudgetError, DataError, UsageError
+from resprune.reading import Data, Progress, batches_for, silent
+from resprune.records import Alternative, Budget, DataSummary, Method, PrunePlan, Recipe, Removal
+from resprune.restoration import CHOICE_IMAGES, Restoration, Step
+from resprune.search import savings
+from resprune.selection import surgical
+from resprune.sensitivity import removals
+from resprune.surgery import remove_blocks
+
+IMAGES = 512
+"""How many images at most the order of removals is found on."""
+Speed = Callable[[PrunePlan], float]
+"""How many times faster a plan's network is than the original, measured."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan that was tried.
+
+    Attributes:
+        plan: Which blocks go.
+        drop: Points of accuracy lost on the images that judge; None where none was asked for.
+        steps: What brought the network back; the last is what would be written. None where it was not tried.
+    """
+
+    plan: PrunePlan
+    drop: float | None = None
+    steps: list[Step] | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `choose_for` chose.
+
+    Attributes:
+        plan: Which blocks go.
+        data: The images that it was chosen on.
+        restored: What brought the network back when its accuracy was judged; None where it was not tried.
+        drop: Points of accuracy lost on the images that judged; None where none was asked for.
+    """
+
+    plan: PrunePlan
+    data: DataSummary
+    restored: list[Step] | None = None
+    drop: float | None = None
+
+
+def choose_for(
+    chain: ResidualChain,
+    data: Data | None,
+    budget: Budget,
+    *,
+    method: Method = "surgical",
+    recover: bool = True,
+    heal: Recipe | None = None,
+    split: str | None = None,
+    samples: int = CHOICE_IMAGES,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: str = "auto",
+    speed: Speed | None = None,
+    progress: Progress = silent,
+    tell: Callable[[Candidate], None] = lambda candidate: None,
+) -> Choice:
+    """Choose the plan that a budget asks for, on images that are not the test's where there are others.
+
+    Args:
+        chain: The network.
+        data: Images; labelled where accuracy is asked for.
+        budget: What is wished for.
+        method: Which blocks may go: see `resprune.sensitivity.removals`.
+        recover: Choose blocks, and judge their loss, as after compensation.
+        heal: The same after healing by this recipe, which is done for every number of removals that is tried.
+        split: By default validation, else train.
+        samples: Use so many images at most.
+        seed: Of everything drawn.
+        batch_size: Of images that are not trained on.
+        device: For healing.
+        speed: Measures how many times faster a plan is; needed for a speedup.
+        progress: Shown the images done.
+        tell: Told of every number of removals whose accuracy was measured.
+
+    Raises:
+        BudgetError: where it cannot be had; it says how close one gets.
+        DataError: where accuracy is asked for and there are no labels.
+        UsageError: where the wishes contradict each other.
+    """
+    if not budget:
+        raise UsageError("no budget given", hint="for example --target-macs 0.6, or --max-drop 0.5")
+    reading = {"split": split, "seed": seed, "batch_size": batch_size}
+    images = batches_for(chain, data, samples=samples, order=CHOICE_FIRST, **reading)
+    restoration = Restoration(chain, None, None, seed, progress)
+    judge = None
+    if budget.max_drop is not None:
+        if not images.labelled:
+            raise DataError(
+                "there are no labels to measure a drop of accuracy with",
+                where=images.summary.spec,
+                hint="use labelled images, or --target-macs",
+            )
+        restoration = Restoration.open(
+            chain,
+            data,
+            recover=recover,
+            heal=heal,
+            samples=samples,
+            device=device,
+            progress=progress,
+            **reading,
+        )
+        judge, restoration = restoration.divided(images)
+    seen, batches = list[Tensor](), iter(images)
+    while sum(map(len, seen)) < min(IMAGES, images.summary.samples):
+        seen.append(next(batches)[0])
+    macs = savings(chain)
+    sizes = tuple(sum(p.numel() for p in block.branch.parameters()) for block in chain.blocks)
+    chooser = Chooser(
+        chain=chain,
+        images=seen,
+        budget=budget,
+        method=method,
+        compensated=recover,
+        price=sizes if budget.macs is None and budget.parameters is not None else macs,
+        speed=speed,
+        judge=judge,
+        restoration=restoration,
+        tell=tell,
+    )
+    best = chooser.choose()
+    return Choice(best.plan, images.summary, best.steps, best.drop)
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Finds the plan that a budget asks for.
+
+    Attributes:
+        chain: The original.
+        images: Batches (n, c, h, w), preprocessed, that the order of removals is found on.
+        budget: What is wished for.
+        method: See `resprune.sensitivity.removals`.
+        compensated: See there.
+        price: What each block's removal is worth, positive; decides between blocks.
+        speed: Measures a plan; needed for a speedup.
+        judge: Labelled images that a drop is measured on; needed for one.
+        restoration: What is done to a network before its accuracy counts.
+        tell: Told of every candidate whose accuracy was measured.
+    """
+
+    chain: ResidualChain
+    images: Sequence[Tensor]
+    budget: Budget
+    method: Method
+    compensated: bool
+    price: Sequence[float]
+    speed: Speed | None
+    judge: Batches | None
+    restoration: Restoration
+    tell: Callable[[Candidate], None]
+
+    def choose(self) -> Candidate:
+        """Return the plan: as few removals as the sizes ask for, or as many as the accuracy allows.
+
+        Raises:
+            BudgetError: where it cannot be had.
+        """
+        self.check()
+        coming = removals(
+            self.chain,
+            self.images,
+            method=self.method,
+            compensated=self.compensated,
+            price=self.price,
+            seed=self.restoration.seed,
+        )
+        if self.budget.sizes:
+            found: list[Removal] = []
+            while not self._reached(found):
+                found += islice(coming, 1) or self._give_up(found)
+            best = self._judged(found)
+            if best.drop is not None and self.budget.max_drop is not None and best.drop > self.budget.max_drop:
+                raise BudgetError(
+                    f"{self.budget}: not both; {len(found)} blocks must go for the first, and cost"
+                    f" {best.drop:.2f} points",
+                    where=self.chain.origin.path,
+                    hint="allow more, ask for less, or heal with --heal EPOCHS",
+                )
+        else:
+            best = self._as_many_as_possible(coming)
+        return replace(best, plan=replace(best.plan, beside=self._beside(best.plan)))
+
+    def _reached(self, found: Sequence[Removal]) -> bool:
+        """Whether sizes and speed are what the budget asks for; the clock is asked last."""
+        gone = [removal.index for removal in found]
+        for limit, total, saved in self._sizes():
+            if total - sum(saved[k] for k in gone) > limit * total:
+                return False
+        if self.budget.speedup is None:
+            return True
+        assert self.speed is not None
+        return bool(gone) and self.speed(self._plan(found)) >= self.budget.speedup
+
+    def _sizes(self) -> list[tuple[float, int, tuple[int, ...]]]:
+        """Return limit, total, and what each block's removal saves, for every size that is limited."""
+        chain, sizes = self.chain, []
+        if self.budget.macs is not None:
+            sizes.append((self.budget.macs, chain.summary.macs, savings(chain)))
+        if self.budget.parameters is not None:
+            own = tuple(sum(p.numel() for p in block.branch.parameters()) for block in chain.blocks)
+            sizes.append((self.budget.parameters, chain.summary.parameters, own))
+        return sizes
+
+    def check(self) -> None:
+        """Refuse sizes that no removal leads to, before anything is measured.
+
+        Raises:
+            BudgetError: says how close one gets.
+        """
+        units = [unit for unit in ("macs", "parameters") if getattr(self.budget, unit) is not None]
+        for unit, (limit, total, saved) in zip(units, self._sizes(), strict=True):
+            least = (total - sum(saved)) / total
+            if least > limit:
+                name = "MACs" if unit == "macs" else unit
+                raise BudgetError(
+                    f"{limit:g} of the {name} cannot be reached: stem, projections and head are"
+                    f" {least:.3g} of them",
+                    where=self.chain.origin.path,
+                    hint=f"ask for {least:.3g} or more",
+                )
+
+    def _give_up(self, found: Sequence[Removal]) -> list[Removal]:
+        """Say how fast the network is without any block."""
+        assert self.speed is not None
+        fastest = self.speed(self._plan(found))
+        raise BudgetError(
+            f"a speedup of {self.budget.speedup:g} cannot be reached: without any block it is {fastest:.2f}",
+            where=self.chain.origin.path,
+            hint="ask for less, or measure with other --threads or --latency-batch",
+        )
+
+    def _as_many_as_possible(self, coming: Iterator[Removal]) -> Candidate:
+        """Double the number of removals until too much accuracy is lost, then halve the interval."""
+        limit, found = self.budget.max_drop, list[Removal]()
+        assert limit is not None
+        best, low, high, first = Candidate(self._plan(())), 0, self.chain.depth + 1, None
+        count = 1
+        while high - low > 1:
+            found += islice(coming, max(0, count - len(found)))
+            tried = self._judged(found[:count])
+            assert tried.drop is not None
+            first = tried if count == 1 else first
+            if tried.drop <= limit:
+                best, low = tried, count
+            else:
+                high = count
+            count = min(2 * count, self.chain.depth) if high > self.chain.depth else (low + high) // 2
+        if not low:
+            lost = "" if first is None or first.drop is None else f": the first costs {first.drop:.2f} points"
+            raise BudgetError(
+                f"no block can go with {self.budget}{lost}",
+                where=self.chain.origin.path,
+                hint="allow more, or heal with --heal EPOCHS",
+            )
+        return best
+
+    def _judged(self, found: Sequence[Removal]) -> Candidate:
+        """Carry removals out, and measure what they cost where that is limited."""
+        plan = self._plan(found)
+        if self.judge is None or self.budget.max_drop is None:
+            return Candidate(plan)
+        cut = remove_blocks(self.chain, plan)
+        steps = self.restoration.steps(cut, plan)
+        accuracy = trajectory.evaluate(steps[-1][0] if steps else cut, self.judge).accuracy
+        assert accuracy is not None
+        candidate = Candidate(plan, round(100 * (self._accuracy - accuracy), 9), steps)
+        self.tell(candidate)
+        return candidate
+
+    @cached_property
+    def _accuracy(self) -> float:
+        assert self.judge is not None
+        accuracy = trajectory.evaluate(self.chain, self.judge).accuracy
+        assert accuracy is not None
+        return accuracy
+
+    def _plan(self, found: Sequence[Removal]) -> PrunePlan:
+        return surgical(found, self.chain.depth, f"{self.method}, {self.budget}")
+
+    def _beside(self, plan: PrunePlan) -> tuple[Alternative, ...]:
+        """Return what taking blocks from the end would do, for the same sizes or as many blocks."""
+        if self.method == "tail" or plan.is_tail:
+            return ()
+        coming = removals(self.chain, self.images, method="tail", compensated=self.compensated)
+        by_size = bool(self._sizes()) and self.budget.speedup is None
+        found: list[Removal] = []
+        while (not self._reached(found)) if by_size else len(found) < len(plan.removed):
+            found += islice(coming, 1)
+        gone = tuple(sorted(removal.index for removal in found))
+        macs = self.chain.summary.macs - sum(savings(self.chain)[k] for k in gone)
+        return (Alternative("tail", gone, found[-1].divergence, macs),)

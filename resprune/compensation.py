@@ -1,0 +1,144 @@
+"""What removed blocks did, fitted into the layer before them: least squares in closed form, no labels.
+
+Where blocks were removed behind a part ``a(S(x) + n(W * h(x)))`` of a network, W its last convolution and n the
+norm behind that, the part's state stands for the original's state behind those blocks. With u the part's sum
+and t the original's before its activation
+
+    minimise over dW, db   mean ||r - dW * h - db||^2 + ridge ||dW||^2,    r = t - u,
+
+a linear system of the size of a convolution window. Where ReLU makes zero of both sums nothing is missing: r is
+what u lacks for the activation to give what it gives of t. That depends on u, so every part is fitted `TURNS`
+times. The sum goes into W and n, so the architecture stays as it
+is. All parts behind the first removed block are fitted in turn, each on the states that the network before it
+really gives: those that are followed by no removed block get errors of earlier ones corrected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from resprune.chain import ResidualChain
+from resprune.errors import DataError
+from resprune.families import Part
+from resprune.records import PrunePlan
+from resprune.refit import Fit, Line
+from resprune.trajectory import Batch, OnBatch
+
+MOST_IMAGES = 2048
+TURNS = 2
+STATE_BYTES = 1 << 30
+"""Of the states of both networks that wait; fewer images are taken where states are larger."""
+
+
+def compensate(
+    chain: ResidualChain,
+    pruned: ResidualChain,
+    plan: PrunePlan,
+    batches: Iterable[Batch],
+    *,
+    seed: int = 0,
+    on_batch: OnBatch | None = None,
+) -> ResidualChain:
+    """Return a copy of the pruned network whose parts behind the cut make up for the removed blocks.
+
+    Exits' tensors of their own are dropped where anything changed, as they describe other states.
+
+    Args:
+        chain: The original.
+        pruned: What became of it; left as it is.
+        plan: Carried out.
+        batches: Labels are not looked at; `affordable_images` of them are read.
+        seed: Of the pixels that are looked at.
+        on_batch: Told of progress.
+
+    Raises:
+        DataError: where there are no images.
+    """
+    result = pruned.duplicate()
+    images = _first(batches, affordable_images(chain))
+    with torch.inference_mode():
+        theirs = [chain.stem(batch.to(chain.device)) for batch in images]
+        ours = [result.stem(batch.to(result.device)) for batch in images]
+        for part, originals in _side_by_side(chain, result, plan):
+            *passed, last = originals
+            for original in passed:
+                theirs = [original.module(x) for x in theirs]
+            line = None if part is None else Line.of(part)
+            if part is None:
+                theirs = [last.module(x) for x in theirs]
+            elif line is None or not line.can_be_fitted or (len(originals) == 1 and _equal(theirs, ours)):
+                theirs, ours = [last.module(x) for x in theirs], [part.module(x) for x in ours]
+            else:
+                target = Line.of(last)
+                sums = [target.sum(x) for x in theirs]
+                for _ in range(TURNS):
+                    fit = Fit.of(line, ours, sums, seed=seed)
+                    if fit is None:
+                        break
+                    line.take_in(fit)
+                theirs, ours = [target.activation(t) for t in sums], [part.module(x) for x in ours]
+    if on_batch is not None:
+        on_batch(sum(map(len, images)))
+    return result
+
+
+def can_compensate(chain: ResidualChain, pruned: ResidualChain, plan: PrunePlan) -> bool:
+    """Whether any part behind the first cut, or right before it, has a convolution that can be fitted."""
+    cut = False
+    for part, originals in _side_by_side(chain, pruned, plan):
+        cut = (
+            cut or part is None or len(originals) > 1 or (part.branch is None) != (originals[0].branch is None)
+        )
+        if cut and part is not None and Line.of(part).can_be_fitted:
+            return True
+    return False
+
+
+def affordable_images(chain: ResidualChain) -> int:
+    """Return how many images' states of two networks fit into `STATE_BYTES`; at most `MOST_IMAGES`."""
+    recipe = chain.preprocessing
+    with torch.no_grad():
+        x = chain.outline.stem(torch.empty(1, recipe.channels, recipe.height, recipe.width, device="meta"))
+        largest = x.numel()
+        for part in chain.outline.parts:
+            x = part.module(x)
+            largest = max(largest, x.numel())
+    return max(1, min(MOST_IMAGES, STATE_BYTES // (3 * largest * 4)))
+
+
+def _first(batches: Iterable[Batch], count: int) -> list[Tensor]:
+    images: list[Tensor] = []
+    for batch, _ in batches:
+        images.append(batch[: count - sum(map(len, images))].contiguous(memory_format=torch.channels_last))
+        if sum(map(len, images)) >= count:
+            break
+    if not sum(map(len, images)):
+        raise DataError("no images to fit a network on")
+    return images
+
+
+def _equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _side_by_side(
+    chain: ResidualChain, pruned: ResidualChain, plan: PrunePlan
+) -> list[tuple[Part | None, list[Part]]]:
+    """Return the pruned network's parts, each with the original's that its state stands for.
+
+    The first has none of its own where blocks that leave nothing come first.
+    """
+    removed = {chain.blocks[index].path for index in plan.removed}
+    ours = iter(pruned.parts)
+    groups: list[tuple[Part | None, list[Part]]] = []
+    for part in chain.parts:
+        if part.path not in removed or not part.step_is_trivial:
+            groups.append((next(ours), [part]))
+        elif groups:
+            groups[-1][1].append(part)
+        else:
+            groups.append((None, [part]))
+    return groups

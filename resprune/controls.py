@@ -1,0 +1,108 @@
+"""Networks to compare a pruned one with: as many blocks removed at random, and the same shape from scratch.
+
+Similarity scores mislead: a choice is worth something where it beats a random one by more than random ones
+differ, and weights that were kept where training from scratch for as long does worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from resprune import trajectory
+from resprune.chain import ResidualChain
+from resprune.data import Batches
+from resprune.errors import UsageError
+from resprune.reading import Progress
+from resprune.records import Control, Evaluation, PrunePlan
+from resprune.restoration import Restoration
+from resprune.surgery import remove_blocks
+
+KINDS = ("random", "scratch")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Figures of a network on the images of a report.
+
+    Attributes:
+        batches: Labelled or not.
+        progress: Shown the images done.
+    """
+
+    batches: Batches
+    progress: Progress
+
+    def __call__(self, chain: ResidualChain) -> Evaluation:
+        """Return them; no accuracy and loss without labels."""
+        if not self.batches.labelled:
+            return Evaluation(None, None, None, self.batches.summary.samples)
+        with self.progress("evaluate", self.batches.summary.samples) as on_batch:
+            return trajectory.evaluate(chain, self.batches, on_batch=on_batch)
+
+
+def check_controls(kinds: Sequence[str], *, heals: bool, images: bool) -> None:
+    """Refuse controls that there is no way to make or measure.
+
+    Raises:
+        UsageError: says what is missing.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UsageError(f"no control {kind!r}", hint=f"choose from {', '.join(KINDS)}")
+    if "scratch" in kinds and not heals:
+        raise UsageError(
+            "the control from scratch trains for as long as the healing, and there is none",
+            hint="add --heal EPOCHS",
+        )
+    if kinds and not images:
+        raise UsageError("controls are compared on images", hint="name some with --data")
+
+
+def random_plan(chain: ResidualChain, count: int, seed: int) -> PrunePlan:
+    """Return a plan that removes so many blocks drawn by a seed."""
+    generator = torch.Generator().manual_seed(seed)
+    removed = tuple(sorted(torch.randperm(chain.depth, generator=generator)[:count].tolist()))
+    kept = tuple(k for k in range(chain.depth) if k not in removed)
+    return PrunePlan(f"random, seed {seed}", removed, kept)
+
+
+def compare_with(
+    kinds: Sequence[str],
+    seeds: int,
+    chain: ResidualChain,
+    plan: PrunePlan,
+    restoration: Restoration | None,
+    measure: Callable[[ResidualChain], Evaluation],
+) -> tuple[Control, ...]:
+    """Return what became of networks made the same way.
+
+    Args:
+        kinds: ``random``: as many blocks removed at random, and brought back the same way. ``scratch``: the
+            plan's shape, trained from scratch as the plan's network is healed, without a teacher.
+        seeds: Number of networks of each kind, seeds 0, 1, ...
+        chain: The original.
+        plan: To compare with.
+        restoration: What the plan's network was brought back with; None for nothing.
+        measure: Gives the figures of a network.
+
+    Raises:
+        UsageError: see `check_controls`.
+    """
+    found: list[Control] = []
+    for kind in kinds if plan.removed else ():
+        for seed in range(seeds):
+            other = random_plan(chain, len(plan.removed), seed) if kind == "random" else plan
+            network, raw = remove_blocks(chain, other), None
+            if kind == "random":
+                raw = measure(network)
+                steps = [] if restoration is None else restoration.steps(network, other)
+                network = steps[-1][0] if steps else network
+            else:
+                assert restoration is not None
+                assert restoration.healer is not None
+                network = restoration.healer.from_scratch(network, seed)
+            found.append(Control(kind, seed, other.removed, network.summary.macs, raw, measure(network)))
+    return tuple(found)

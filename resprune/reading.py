@@ -1,0 +1,45 @@
+"""A chain and a data spec become batches of the chain's input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from resprune import checkpoint
+from resprune.chain import ResidualChain
+from resprune.data import Batches, open_data
+from resprune.errors import UsageError
+from resprune.trajectory import OnBatch
+
+Progress = Callable[[str, int], AbstractContextManager[OnBatch]]
+"""Opened with a description and the number of images; its value is told of every batch done."""
+Data = str | Path | Batches
+"""A data spec, or batches that were opened before."""
+
+
+def silent(description: str, images: int) -> AbstractContextManager[OnBatch]:
+    """Show no progress."""
+    return nullcontext(lambda done: None)
+
+
+def spec_for(chain: ResidualChain, data: Data | None) -> Data:
+    """Return what to read for a chain: the demo brings its own data.
+
+    Raises:
+        UsageError: where nothing is named and the chain is another.
+    """
+    if data is None:
+        if chain.origin.path != checkpoint.DEMO:
+            raise UsageError("no data given", hint="name images with --data")
+        return checkpoint.DEMO
+    return data
+
+
+def batches_for(chain: ResidualChain, data: Data | None, **options: Any) -> Batches:
+    """Open a data spec with the chain's own preprocessing; see `resprune.data.open_data` for the options."""
+    found = spec_for(chain, data)
+    return (
+        found if isinstance(found, Batches) else open_data(found, chain.preprocessing, chain.classes, **options)
+    )

@@ -1,0 +1,113 @@
+"""All that brings a pruned network back, in turn: statistics, compensation, healing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from resprune.chain import ResidualChain
+from resprune.data import CHOICE_FIRST, Batches
+from resprune.errors import UsageError
+from resprune.healing import Healer, OnEpoch
+from resprune.reading import Data, Progress, batches_for, silent, spec_for
+from resprune.records import PrunePlan, Recipe, Recovery
+from resprune.recovery import NOTHING_LOST, divergence, recover
+
+CHOICE_IMAGES = 5000
+"""On how many images at most a plan is chosen, and a pruned network recovered."""
+
+Step = tuple[ResidualChain, Recovery]
+"""The best network so far, and what was tried."""
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """What is done to every network that is cut from a chain: the chosen one, and those beside it.
+
+    Attributes:
+        chain: The original.
+        images: For statistics and compensation, labelled or not; None leaves both out.
+        healer: For training; None leaves it out.
+        seed: Of what is held out.
+        progress: Opened with a description and a number of images.
+    """
+
+    chain: ResidualChain
+    images: Batches | None
+    healer: Healer | None
+    seed: int
+    progress: Progress
+
+    @classmethod
+    def open(
+        cls,
+        chain: ResidualChain,
+        data: Data | None,
+        *,
+        recover: bool = True,
+        heal: Recipe | None = None,
+        split: str | None = None,
+        samples: int = CHOICE_IMAGES,
+        seed: int = 0,
+        batch_size: int | None = None,
+        device: str = "auto",
+        progress: Progress = silent,
+        on_epoch: OnEpoch = lambda row: None,
+    ) -> Restoration:
+        """Open the images that a restoration reads.
+
+        Args:
+            chain: The original.
+            data: Images; for healing a data spec of labelled ones.
+            recover: Whether to re-estimate statistics and to compensate.
+            heal: Recipe of the healing; None for none.
+            split: Of the images; by default validation, else train, and train for healing.
+            samples: Use so many images at most for statistics and compensation, drawn by the seed.
+            seed: Of the draw, and of what is held out.
+            batch_size: Of images that are not trained on.
+            device: For healing: ``auto``, ``cpu`` or ``cuda``.
+            progress: Shown the images done.
+            on_epoch: Told of every epoch of a healing.
+
+        Raises:
+            UsageError, DataError: where there is nothing to read, or it does not fit.
+        """
+        images = healer = None
+        if heal is not None:
+            spec = spec_for(chain, data)
+            if isinstance(spec, Batches):
+                raise UsageError("batches that were opened cannot be trained on", hint="give the data's spec")
+            options = {"split": split, "batch_size": batch_size}
+            healer = Healer.open(
+                chain, spec, heal, device=device, progress=progress, on_epoch=on_epoch, **options
+            )
+        if recover:
+            wish = {"split": split, "samples": samples, "order": CHOICE_FIRST}
+            images = batches_for(chain, data, seed=seed, batch_size=batch_size, **wish)
+        return cls(chain, images, healer, seed, progress)
+
+    def divided(self, judge: Batches) -> tuple[Batches, Restoration]:
+        """Return images that nothing here is fitted to or trained on, and a restoration without them.
+
+        Args:
+            judge: To take them from where nothing is trained.
+        """
+        held_out = None if self.healer is None else self.healer.images.held_out
+        first, second = (held_out or judge).divide(len((held_out or judge).source) // 2, self.seed + 1)
+        return first, self if self.images is None else replace(self, images=second)
+
+    def steps(self, pruned: ResidualChain, plan: PrunePlan) -> list[Step]:
+        """Return what was tried, in turn; nothing where nothing was removed or lost."""
+        if not plan.removed:
+            return []
+        steps: list[Step] = []
+        if self.images is not None:
+            steps = recover(self.chain, pruned, plan, self.images, seed=self.seed, progress=self.progress)
+        if self.healer is not None and self._lost(pruned):
+            steps.append(self.healer.heal(steps[-1][0] if steps else pruned))
+        return steps
+
+    def _lost(self, pruned: ResidualChain) -> bool:
+        """Whether there is anything to heal."""
+        healer = self.healer
+        held_out = None if healer is None else healer.images.held_out
+        return held_out is None or divergence(self.chain, pruned, held_out) > NOTHING_LOST

@@ -1,0 +1,331 @@
+"""What a search for removable blocks computes: original outputs, trials of removals, estimates from gates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resprune.chain import Block, ResidualChain
+from resprune.errors import ArchitectureError
+from resprune.records import PrunePlan
+from resprune.refit import Fit, Line, Moments, at, some_pixels, windows
+from resprune.surgery import remove_blocks
+
+ESTIMATED = 4
+"""After the first step gates look at every so manieth image, at others in every step."""
+BACKWARD = 2.0
+"""What a backward pass costs, in forward passes."""
+
+ROWS = 16
+"""Pixels that a trial's fit looks at, for each of its unknowns; the final fit looks at more."""
+
+OnPass = Callable[[float], None]
+"""Called with what was computed, in forward passes of the whole network over all images."""
+
+
+def gated(block: Block, x: Tensor, gate: Tensor | float) -> Tensor:
+    """Return ``a(S(x) + gate F(x))``: the block at 1, its skip step at 0.
+
+    Args:
+        block: Any block.
+        x: (n, c, h, w).
+        gate: A number, or (n, 1, 1, 1) for one on every image.
+    """
+    for step in block.lead:
+        x = step(x)
+    return block.part.activation(block.part.skip(x) + gate * block.branch(x))
+
+
+def savings(chain: ResidualChain) -> tuple[int, ...]:
+    """Return the multiply-accumulates for one image that each block's removal saves; projections stay."""
+    kept = {block.index: 0 for block in chain.blocks}
+    for block in chain.blocks:
+        if not block.part.step_is_trivial:
+            others = tuple(k for k in range(chain.depth) if k != block.index)
+            without = remove_blocks(chain.outline, PrunePlan("saving", (block.index,), others))
+            kept[block.index] = chain.costs[block.index][0] - (chain.summary.macs - without.summary.macs)
+    return tuple(chain.costs[k][0] - macs for k, macs in kept.items())
+
+
+@dataclass
+class Search:
+    """The chain with some blocks removed, over the calibration images, against the whole chain."""
+
+    chain: ResidualChain
+    images: Sequence[Tensor]
+    seed: int
+    on_pass: OnPass
+    estimates: int = 0
+
+    @cached_property
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
+
+    @cached_property
+    def _samples(self) -> int:
+        return sum(map(len, self.images))
+
+    def _inputs(self, batch: Tensor) -> Tensor:
+        return batch.to(self.chain.device, memory_format=torch.channels_last)
+
+    @cached_property
+    def _original(self) -> tuple[list[Tensor], frozenset[int]]:
+        """Logits (n, classes) of every batch, and the blocks that change nothing."""
+        inert, logits = set(range(self.chain.depth)), []
+        with torch.inference_mode():
+            for batch in self.images:
+                x = self.chain.stem(self._inputs(batch))
+                for block in self.chain.blocks:
+                    after = block(x)
+                    if block.index in inert and not torch.equal(block.skip(x), after):
+                        inert.discard(block.index)
+                    x = after
+                logits.append(self.chain.resume(self.chain.depth, x))
+                if not bool(torch.isfinite(logits[-1]).all()):
+                    raise ArchitectureError(
+                        "the logits are not finite",
+                        where=self.chain.origin.path,
+                        hint="check the preprocessing, and that the weights are undamaged",
+                    )
+        self.on_pass(1.0)
+        return logits, frozenset(inert)
+
+    @property
+    def inert(self) -> frozenset[int]:
+        """Blocks whose output is that of their skip step on every image, bit by bit."""
+        return self._original[1]
+
+    @cached_property
+    def _shares(self) -> tuple[list[float], list[float]]:
+        """Every block's share of the network's multiply-accumulates, whole and removed."""
+        total = self.chain.summary.macs
+        whole = [macs for macs, _ in self.chain.costs]
+        bare = [macs - saved for macs, saved in zip(whole, savings(self.chain), strict=True)]
+        return [macs / total for macs in whole], [macs / total for macs in bare]
+
+    def _cost(self, blocks: Iterable[int], removed: Collection[int]) -> float:
+        whole, bare = self._shares
+        return sum(bare[k] if k in removed else whole[k] for k in blocks)
+
+    def estimate(self, removed: Collection[int], left: Sequence[int]) -> dict[int, float]:
+        """Estimate what closing each gate adds to the divergence; costs one forward and two backward passes."""
+        every = ESTIMATED if self.estimates and self._samples >= ESTIMATED else 1
+        seen = 0
+        with torch.inference_mode(mode=False):
+            sums = torch.zeros(len(left), dtype=torch.float64)
+            for images, original in self._share_of_images(every):
+                seen += len(images)
+                sums += self._added(images, original, removed, left)
+        self.estimates += 1
+        whole_way = 1 - self._cost(range(self.chain.depth), ()) + self._cost(range(self.chain.depth), removed)
+        self.on_pass((1 + 2 * BACKWARD) * whole_way * seen / self._samples)
+        added = [value if math.isfinite(value) else math.inf for value in (sums / seen).tolist()]
+        return dict(zip(left, added, strict=True))
+
+    def _share_of_images(self, every: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield every so manieth image with its original logits, others in the next step."""
+        first = self.estimates % every
+        for batch, original in zip(self.images, self._original[0], strict=True):
+            if len(batch) > first:
+                yield batch[first::every], original[first::every]
+            first = (first - len(batch)) % every
+
+    def _added(self, images: Tensor, original: Tensor, removed: Collection[int], left: Sequence[int]) -> Tensor:
+        """Return the sum over images of the estimate, for the gates of the blocks that are left (blocks,)."""
+        with torch.no_grad():
+            x = self.chain.stem(self._inputs(images))
+        gates = {k: torch.ones(len(x), 1, 1, 1, device=x.device, requires_grad=True) for k in left}
+        with torch.enable_grad():
+            for block in self.chain.blocks:
+                x = block.skip(x) if block.index in removed else gated(block, x, gates[block.index])
+            logits = self.chain.resume(self.chain.depth, x)
+        q, p = logits.detach().softmax(1), original.softmax(1)
+        signs = torch.randint(0, 2, q.shape, generator=self._generator).to(q) * 2 - 1
+        spread = q.sqrt() * signs
+        u = spread - q * spread.sum(1, keepdim=True)
+        pulled = (q - p, u)
+        slopes = [
+            torch.autograd.grad(logits, list(gates.values()), way, retain_graph=way is not u) for way in pulled
+        ]
+        slope, curve = (torch.stack([grad.flatten() for grad in grads]).double() for grads in slopes)
+        return (0.5 * curve.square() - slope).sum(1).cpu()
+
+    def trial_cost(self, removed: Collection[int], candidates: Collection[int]) -> float:
+        """Return what `try_each` costs, in passes: the way to the last candidate, and the rest behind each."""
+        depth = self.chain.depth
+        way = 1 - self._cost(range(depth), ()) + self._cost(range(max(candidates)), removed)
+        return way + sum(self._cost([k], [k]) + self._cost(range(k + 1, depth), removed) for k in candidates)
+
+    def affordable(self, removed: Collection[int], ranked: Sequence[int], effort: float) -> list[int]:
+        """Return the first of the ranked blocks, as many as the effort is enough for and at least one."""
+        chosen = list(ranked[:1])
+        for k in ranked[1:]:
+            if self.trial_cost(removed, [*chosen, k]) > effort:
+                break
+            chosen.append(k)
+        return chosen
+
+    @torch.inference_mode()
+    def try_each(self, removed: Collection[int], candidates: Collection[int]) -> dict[int, float]:
+        """Return the divergence with each candidate removed too; all share the way to its block."""
+        sums = dict.fromkeys(sorted(candidates), 0.0)
+        behind = {k: range(k + 1, self.chain.depth) for k in sums}
+        for batch, original in zip(self.images, self._original[0], strict=True):
+            x = self.chain.stem(self._inputs(batch))
+            for block in self.chain.blocks[: max(sums) + 1]:
+                if block.index in sums:
+                    logits = self._finish(block.skip(x), behind[block.index], removed)
+                    sums[block.index] += _divergence(original, logits)
+                if block.index < max(sums):
+                    x = block.skip(x) if block.index in removed else block(x)
+        self.on_pass(self.trial_cost(removed, candidates))
+        return {k: total / self._samples for k, total in sums.items()}
+
+    def settle(self, k: int, removed: Collection[int]) -> None:
+        """Let a block go that was tried; ``removed`` are those that went before."""
+
+    def _finish(self, x: Tensor, blocks: Iterable[int], removed: Collection[int]) -> Tensor:
+        for k in blocks:
+            x = self.chain.blocks[k].skip(x) if k in removed else self.chain.blocks[k](x)
+        return self.chain.resume(self.chain.depth, x)
+
+
+@dataclass
+class CompensatedSearch(Search):
+    """A search in which every removal is compensated as `resprune.compensation` does, before it is judged.
+
+    A trial fits the part before the block, on some pixels of every image, to the original's sums behind it.
+    """
+
+    fits: dict[int, Fit | None] = field(default_factory=dict)
+
+    @cached_property
+    def _working(self) -> ResidualChain:
+        """The whole chain, whose parts take in the fits of removals that are settled."""
+        with torch.inference_mode(mode=False):  # parameters that are to change later
+            return self.chain.duplicate()
+
+    @cached_property
+    def _at(self) -> dict[int, int]:
+        """Position among the parts of every block."""
+        positions = {part.path: position for position, part in enumerate(self.chain.parts)}
+        return {block.index: positions[block.path] for block in self.chain.blocks}
+
+    @cached_property
+    def _targets(self) -> list[list[tuple[Tensor, Tensor]]]:
+        """For every batch and part of the original: pixels (p,) and its sums there (n, p, c)."""
+        lines = [Line.of(part) for part in self.chain.parts]
+        targets = []
+        with torch.inference_mode():
+            for index, batch in enumerate(self.images):
+                x, own = self.chain.stem(self._inputs(batch)), []
+                for line in lines:
+                    total = line.sum(x)
+                    count = -(-ROWS * max(1, line.unknowns) // self._samples)
+                    here = some_pixels(total, count, self.seed + index)
+                    own.append((here, at(total, here)))
+                    x = line.activation(total)
+                targets.append(own)
+        self.on_pass(1.0)
+        return targets
+
+    def _site(self, k: int, removed: Collection[int]) -> tuple[int, Line, int] | None:
+        """Return where block k's removal is made up for: the part, as a line, and the part of its target.
+
+        None where the stem or a step without a convolution is before the block.
+        """
+        parts, gone = self._working.parts, {self._at[block] for block in removed}
+        position = target = self._at[k]
+        while target + 1 < len(parts) and target + 1 in gone and parts[target + 1].step_is_trivial:
+            target += 1
+        bare = not parts[position].step_is_trivial
+        while not bare and position >= 0:
+            position -= 1
+            if position not in gone:
+                break
+            bare = not parts[position].step_is_trivial
+        if position < 0:
+            return None
+        line = Line.of(parts[position], bare=bare)
+        return (position, line, target) if line.can_be_fitted else None
+
+    def trial_cost(self, removed: Collection[int], candidates: Collection[int]) -> float:
+        """Return what `try_each` costs, in passes; the systems of equations are not counted."""
+        way = 1 - self._cost(range(self.chain.depth), ()) + self._cost(range(max(candidates)), removed)
+        return way + super().trial_cost(removed, candidates)
+
+    @torch.inference_mode()
+    def try_each(self, removed: Collection[int], candidates: Collection[int]) -> dict[int, float]:
+        """Return the divergence with each candidate removed too, and made up for."""
+        sites = {k: self._site(k, removed) for k in sorted(candidates)}
+        self.fits = self._fit({k: site for k, site in sites.items() if site is not None}, removed)
+        parts, sums = self._working.parts, dict.fromkeys(sites, 0.0)
+        starts: dict[int, list[int]] = {}
+        for k, site in sites.items():
+            starts.setdefault(self._at[k] if site is None else site[0], []).append(k)
+        gone = {self._at[block] for block in removed}
+        for batch, original in zip(self.images, self._original[0], strict=True):
+            x = self._working.stem(self._inputs(batch))
+            for position in range(max(starts) + 1):
+                for k in starts.get(position, ()):
+                    site, fit = sites[k], self.fits.get(k)
+                    if site is None:
+                        state = self._pass(position, x, {position})
+                    else:
+                        total = site[1].sum(x) if fit is None else site[1].corrected(x, fit)
+                        state = site[1].activation(total)
+                    for later in range(self._at[k] + 1, len(parts)):
+                        state = self._pass(later, state, gone)
+                    sums[k] += _divergence(original, self._working.head(state))
+                x = self._pass(position, x, gone)
+        self.on_pass(self.trial_cost(removed, candidates))
+        return {k: total / self._samples for k, total in sums.items()}
+
+    def settle(self, k: int, removed: Collection[int]) -> None:
+        """Take in the fit of a block that goes."""
+        site, fit = self._site(k, removed), self.fits.get(k)
+        if site is not None and fit is not None:
+            site[1].take_in(fit)
+
+    def _fit(
+        self, sites: Mapping[int, tuple[int, Line, int]], removed: Collection[int]
+    ) -> dict[int, Fit | None]:
+        """Return the fit of every candidate's line to the original's sums at its target."""
+        moments = {k: Moments.none(line) for k, (_, line, _) in sites.items()}
+        gone = {self._at[block] for block in removed}
+        for batch, targets in zip(self.images, self._targets, strict=True):
+            x = self._working.stem(self._inputs(batch))
+            for position in range(max((site[0] for site in sites.values()), default=-1) + 1):
+                for k, (start, line, target) in sites.items():
+                    if start == position:
+                        here, wanted = targets[target]
+                        h = line.before_convolution(x)
+                        left = line.remainder(at(line.finish(x, h), here), wanted)
+                        moments[k].add(windows(line, h, here), left)
+                x = self._pass(position, x, gone)
+        return {k: own.solve() for k, own in moments.items()}
+
+    def _pass(self, position: int, x: Tensor, gone: Collection[int]) -> Tensor:
+        """Apply a part, or its skip step where its branch is gone."""
+        part = self._working.parts[position]
+        if position not in gone:
+            return part.module(x)
+        return x if part.step_is_trivial else self._steps[position](x)
+
+    @cached_property
+    def _steps(self) -> dict[int, nn.Module]:
+        parts = enumerate(self._working.parts)
+        return {i: part.step() for i, part in parts if part.branch is not None and not part.step_is_trivial}
+
+
+def _divergence(original: Tensor, logits: Tensor) -> float:
+    """Return the sum over images of KL(original || logits), infinite where one is not finite."""
+    p, q = original.double().log_softmax(1), logits.double().log_softmax(1)
+    total = float(F.kl_div(q, p, reduction="sum", log_target=True))
+    return max(total, 0.0) if math.isfinite(total) else math.inf

@@ -1,0 +1,199 @@
+"""Plans for a budget: blocks from anywhere, until little enough of the network is left."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import refusal, run
+from conftest import ARCHITECTURES, make_chain
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resprune import pipeline, trajectory
+from resprune.chain import ResidualChain
+from resprune.errors import BudgetError, DataError, UsageError
+from resprune.records import Budget, Evaluation, Method, PrunePlan, Removal
+from resprune.recovery import divergence
+from resprune.selection import surgical
+from resprune.surgery import remove_blocks
+
+
+@pytest.mark.parametrize("name", ["cifar option A", "torchvision bottleneck", "preact standard"])
+@pytest.mark.parametrize("share", [0.2, 0.7])
+def test_a_target_is_met_and_not_by_more_than_one_block(
+    name: str, share: float, image_folder: Callable[..., Path]
+) -> None:
+    chain = make_chain(ARCHITECTURES[name])
+    images = image_folder(classes=chain.classes)
+    for unit in ("macs", "parameters"):
+        bare = pipeline.preview(chain, pipeline.select(remove=range(chain.depth), blocks=chain.depth))
+        whole = getattr(chain.summary, unit)
+        target = 1 - share * (1 - getattr(bare, unit) / whole)
+        chosen = pipeline.choose_for(chain, images, Budget(**{unit: target}), batch_size=8)
+        plan = chosen.plan
+        left = getattr(pipeline.preview(chain, plan), unit)
+        assert left <= target * whole
+        assert chosen.data.samples == 2 * chain.classes
+        last = next(k for k in plan.removed if f"number {len(plan.removed)}:" in plan.reasons[k])
+        others = [k for k in plan.removed if k != last]
+        if others:
+            fewer = pipeline.preview(chain, pipeline.select(remove=others, blocks=chain.depth))
+            assert getattr(fewer, unit) > target * whole
+
+
+def test_a_smaller_budget_removes_the_same_blocks_and_more(image_folder: Callable[..., Path]) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    images = image_folder(classes=chain.classes)
+    removed = [
+        set(pipeline.choose_for(chain, images, Budget(macs=macs)).plan.removed) for macs in (0.9, 0.7, 0.4)
+    ]
+    assert removed[0] < removed[1] < removed[2]
+    again = pipeline.choose_for(chain, images, Budget(macs=0.4)).plan
+    assert set(again.removed) == removed[2]
+    both = pipeline.choose_for(chain, images, Budget(macs=0.7, parameters=0.4)).plan
+    left = pipeline.preview(chain, both)
+    assert left.macs <= 0.7 * chain.summary.macs
+    assert left.parameters <= 0.4 * chain.summary.parameters
+
+
+@pytest.mark.parametrize("method", ["tail", "stagewise"])
+def test_methods_that_take_blocks_from_ends(method: Method, image_folder: Callable[..., Path]) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    images = image_folder(classes=chain.classes)
+    plan = pipeline.choose_for(chain, images, Budget(macs=0.5), method=method).plan
+    assert plan.rule == f"{method}, at most 0.5 of the MACs"
+    stages = {block.stage for block in chain.blocks}
+    for stage in stages if method == "stagewise" else {None}:
+        own = [block.index for block in chain.blocks if stage in (None, block.stage)]
+        kept = [k for k in own if k in plan.kept]
+        assert kept == own[: len(kept)]
+    assert [other.method for other in plan.beside] == ([] if plan.is_tail else ["tail"])
+
+
+def test_the_tails_answer_stands_beside_a_surgical_plan(image_folder: Callable[..., Path]) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    images = image_folder(classes=chain.classes)
+    plan = pipeline.choose_for(chain, images, Budget(macs=0.6), recover=False).plan
+    (tail,) = plan.beside
+    assert tail.removed == tuple(range(tail.removed[0], chain.depth))
+    assert tail.macs == pipeline.preview(chain, pipeline.select(depth=tail.removed[0], blocks=chain.depth)).macs
+    assert tail.macs <= 0.6 * chain.summary.macs
+    batches = pipeline.batches_for(chain, images, order=("train",))
+    for blocks, found in ((plan.removed, plan.divergence), (tail.removed, tail.divergence)):
+        kept = tuple(k for k in range(chain.depth) if k not in blocks)
+        cut = remove_blocks(chain, PrunePlan("test", blocks, kept))
+        assert divergence(chain, cut, batches) == pytest.approx(found, rel=1e-4)
+
+
+class Scripted:
+    """Stands for `trajectory.evaluate`: every removed block costs points of accuracy."""
+
+    def __init__(self, depth: int, cost: float) -> None:
+        self.depth, self.cost, self.asked = depth, cost, list[int]()
+
+    def __call__(self, chain: ResidualChain, batches: object, **how: object) -> Evaluation:
+        gone = self.depth - chain.depth
+        self.asked.append(gone)
+        return Evaluation(0.9 - self.cost * gone / 100, 1.0, 0.5, 100)
+
+
+@pytest.mark.parametrize("limit", [0.5, 1.0, 3.2, 4.9, 40.0])
+def test_as_many_blocks_go_as_the_accuracy_allows(
+    limit: float, image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    images = image_folder(classes=chain.classes, each=4)
+    evaluate = Scripted(chain.depth, 0.5)
+    monkeypatch.setattr(trajectory, "evaluate", evaluate)
+    told: list[float | None] = []
+    chosen = pipeline.choose_for(
+        chain, images, Budget(max_drop=limit), tell=lambda candidate: told.append(candidate.drop)
+    )
+    assert len(chosen.plan.removed) == min(chain.depth, int(limit / 0.5 + 1e-9))
+    assert chosen.drop == pytest.approx(0.5 * len(chosen.plan.removed))
+    assert len(told) == len(set(evaluate.asked)) - 1  # every number is tried once
+    assert chosen.restored is not None
+
+
+def refused(*words: object) -> str:
+    """Return the last line of a command that tried something and then said no."""
+    result = run(*words)
+    assert result.exit_code == 1
+    return result.stderr.splitlines()[-1]
+
+
+def test_an_accuracy_that_cannot_be_kept_says_how_close_one_gets(
+    cifar_file: Path, image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(trajectory, "evaluate", Scripted(8, 2.0))
+    words = ("prune", cifar_file, "--data", image_folder(each=4), "--out", tmp_path / "out", "--no-recover")
+    said = refused(*words, "--max-drop", 1.5)
+    assert "no block can go with at most 1.5 points of accuracy lost: the first costs 2.00 points" in said
+    said = refused(*words, "--max-drop", 3, "--target-macs", 0.5)
+    assert re.search(r"not both; \d blocks must go for the first, and cost \d+\.00 points", said)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("budget", "error", "message"),
+    [
+        ({}, UsageError, "no budget given"),
+        ({"macs": 1.5}, UsageError, r"above 0 and below 1, got 1\.5"),
+        ({"speedup": 1.0}, UsageError, "a factor above 1, got 1"),
+        ({"max_drop": -1}, UsageError, "points of accuracy from 0 to 100, got -1"),
+        ({"macs": 0.001}, BudgetError, r"0.001 of the MACs cannot be reached: .* are 0\.\d+ of them"),
+    ],
+)
+def test_budgets_that_mean_nothing_or_cannot_be_reached(
+    budget: dict[str, float], error: type[Exception], message: str, image_folder: Callable[..., Path]
+) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    with pytest.raises(error, match=message):
+        pipeline.choose_for(chain, image_folder(), Budget(**budget))
+
+
+def test_accuracy_needs_labels(image_folder: Callable[..., Path]) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    with pytest.raises(DataError, match="no labels to measure a drop of accuracy with"):
+        pipeline.choose_for(chain, image_folder() / "class0", Budget(max_drop=1))
+
+
+def test_the_command_prunes_to_a_budget(
+    cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    images = image_folder(each=4)
+    out = tmp_path / "out"
+    arguments = ("prune", cifar_file, "--data", images, "--out", out)
+    result = run(*arguments, "--target-macs", 0.6, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["after"]["macs"] <= 0.6 * report["before"]["macs"]
+    assert report["plan"]["rule"] == "surgical, at most 0.6 of the MACs"
+    assert report["plan"]["divergence"] > 0
+    assert report["plan"]["beside"][0]["method"] == "tail"
+    assert report["verified"]["max_abs_difference"] <= report["verified"]["tolerance"]
+    assert report["choice"]["samples"] == 40
+    assert "one of them" in refusal(2, *arguments, "--target-macs", 0.6, "--depth", 3)
+    assert "cannot be reached" in refusal(1, *arguments, "--force", "--target-params", 0.0001)
+    assert "no method 'best'; choose from surgical" in refusal(
+        2, *arguments, "--force", "--target-macs", 0.6, "--method", "best"
+    )
+    labelled = run(*arguments, "--max-drop", 90, "--dry-run", "--json")
+    assert labelled.exit_code == 0, labelled.output
+    assert json.loads(labelled.stdout)["plan"]["rule"] == "surgical, at most 90 points of accuracy lost"
+    assert "Tried: without block" in labelled.stderr
+
+
+@given(st.permutations(range(8)), st.integers(0, 8))
+def test_a_surgical_plan_says_of_every_block_why(order: list[int], count: int) -> None:
+    removals = [Removal(k, 0.1 * turn, 1.0) for turn, k in enumerate(order[:count])]
+    plan = surgical(removals, 8, "test")
+    assert sorted((*plan.removed, *plan.kept)) == list(range(8))
+    assert set(plan.removed) == set(order[:count])
+    assert [reason.split(":")[0].split()[0] for reason in plan.reasons] == [
+        "removed" if k in plan.removed else "kept" for k in range(8)
+    ]
