@@ -47,7 +47,7 @@ def bench(outcome: BenchOutcome) -> RenderableType:
         f" (middle half of the rounds: {ratio.low:.3f} to {ratio.high:.3f})."
     )
     if ratio.low <= 1 <= ratio.high:
-        words += " That is no clear difference."
+        words += " The rounds do not agree on which is faster."
     return Group(head, Text(), table, Text(), Text(words))
 
 
@@ -111,7 +111,9 @@ def _disagreements(comparison: Comparison) -> list[RenderableType]:
 def _cells(own: Disagreement, names: tuple[str, ...] | None, labelled: bool) -> list[str]:
     labels = ([own.label] if labelled else []) + [own.first, own.second]
     told = ["" if label is None else names[label] if names else str(label) for label in labels]
-    return [str(own.index), *told, PurePath(own.image).name]
+    name = PurePath(own.image).name
+    _, row, number_of_row = name.rpartition(", row ")  # of a Parquet file
+    return [str(own.index), *told, f"row {number_of_row}" if row else name]
 
 
 def _columns(subjects: list[Subject]) -> Table:
