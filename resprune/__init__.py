@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from resprune.comparing import bench as bench
+    from resprune.comparing import compare as compare
     from resprune.errors import ResPruneError as ResPruneError
     from resprune.finetuning import Finetuned as Finetuned
     from resprune.finetuning import finetune as finetune
@@ -33,6 +35,8 @@ _WHERE = {
     "Recipe": "resprune.records",
     "Pruned": "resprune.pipeline",
     "analyze": "resprune.pipeline",
+    "bench": "resprune.comparing",
+    "compare": "resprune.comparing",
     "evaluate": "resprune.pipeline",
     "finetune": "resprune.finetuning",
     "load": "resprune.pipeline",
@@ -51,6 +55,8 @@ __all__ = [
     "ResPruneError",
     "__version__",
     "analyze",
+    "bench",
+    "compare",
     "evaluate",
     "finetune",
     "load",

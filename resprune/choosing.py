@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 
+import torch
 from torch import Tensor
 
 from resprune import trajectory
-from resprune.chain import ResidualChain
+from resprune.chain import ResidualChain, seeded_images
 from resprune.data import CHOICE_FIRST, Batches
 from resprune.errors import BudgetError, DataError, UsageError
+from resprune.latency import block_prices, measure
 from resprune.reading import Data, Progress, batches_for, silent
-from resprune.records import Alternative, Budget, DataSummary, Method, PrunePlan, Recipe, Removal
+from resprune.records import Alternative, Budget, DataSummary, Method, PrunePlan, Recipe, Removal, Speed
 from resprune.restoration import CHOICE_IMAGES, Restoration, Step
 from resprune.search import savings
 from resprune.selection import surgical
@@ -23,8 +25,8 @@ from resprune.surgery import remove_blocks
 
 IMAGES = 512
 """How many images at most the order of removals is found on."""
-Speed = Callable[[PrunePlan], float]
-"""How many times faster a plan's network is than the original, measured."""
+Clock = Callable[[ResidualChain], Speed]
+"""Measures how many times faster a network is than the original."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def choose_for(
     seed: int = 0,
     batch_size: int | None = None,
     device: str = "auto",
-    speed: Speed | None = None,
+    latency_batch: int = 1,
     progress: Progress = silent,
     tell: Callable[[Candidate], None] = lambda candidate: None,
 ) -> Choice:
@@ -90,7 +92,7 @@ def choose_for(
         seed: Of everything drawn.
         batch_size: Of images that are not trained on.
         device: For healing.
-        speed: Measures how many times faster a plan is; needed for a speedup.
+        latency_batch: Number of images at once that the network is to be fast for.
         progress: Shown the images done.
         tell: Told of every number of removals whose accuracy was measured.
 
@@ -128,20 +130,33 @@ def choose_for(
         seen.append(next(batches)[0])
     macs = savings(chain)
     sizes = tuple(sum(p.numel() for p in block.branch.parameters()) for block in chain.blocks)
+    price: Sequence[float] = sizes if budget.macs is None and budget.parameters is not None else macs
+    clock = None
+    if budget.speedup is not None:
+        noise = seeded_images(chain.preprocessing, latency_batch, seed).to(chain.device)
+        noise = noise.contiguous(memory_format=torch.channels_last)
+        price, clock = block_prices(chain, noise), partial(_speed, chain, noise)
     chooser = Chooser(
         chain=chain,
         images=seen,
         budget=budget,
         method=method,
         compensated=recover,
-        price=sizes if budget.macs is None and budget.parameters is not None else macs,
-        speed=speed,
+        price=price,
+        clock=clock,
         judge=judge,
         restoration=restoration,
         tell=tell,
     )
     best = chooser.choose()
     return Choice(best.plan, images.summary, best.steps, best.drop)
+
+
+def _speed(chain: ResidualChain, images: Tensor, other: ResidualChain) -> Speed:
+    """Measure a network against the original, in turns, on images (n, c, h, w)."""
+    whole, cut = measure([chain, other], images)
+    ratio = whole.ratio_to(cut)
+    return Speed(ratio.median, (ratio.low, ratio.high), len(images), whole.threads, whole.device)
 
 
 @dataclass(frozen=True)
@@ -155,7 +170,7 @@ class Chooser:
         method: See `resprune.sensitivity.removals`.
         compensated: See there.
         price: What each block's removal is worth, positive; decides between blocks.
-        speed: Measures a plan; needed for a speedup.
+        clock: Measures a network; needed for a speedup.
         judge: Labelled images that a drop is measured on; needed for one.
         restoration: What is done to a network before its accuracy counts.
         tell: Told of every candidate whose accuracy was measured.
@@ -167,7 +182,7 @@ class Chooser:
     method: Method
     compensated: bool
     price: Sequence[float]
-    speed: Speed | None
+    clock: Clock | None
     judge: Batches | None
     restoration: Restoration
     tell: Callable[[Candidate], None]
@@ -192,6 +207,8 @@ class Chooser:
             while not self._reached(found):
                 found += islice(coming, 1) or self._give_up(found)
             best = self._judged(found)
+            if self.budget.speedup is not None:
+                best = replace(best, plan=replace(best.plan, speed=self._speed(best.plan.removed)))
             if best.drop is not None and self.budget.max_drop is not None and best.drop > self.budget.max_drop:
                 raise BudgetError(
                     f"{self.budget}: not both; {len(found)} blocks must go for the first, and cost"
@@ -211,8 +228,12 @@ class Chooser:
                 return False
         if self.budget.speedup is None:
             return True
-        assert self.speed is not None
-        return bool(gone) and self.speed(self._plan(found)) >= self.budget.speedup
+        return bool(gone) and self._speed(gone).factor >= self.budget.speedup
+
+    def _speed(self, gone: Sequence[int]) -> Speed:
+        assert self.clock is not None
+        kept = tuple(k for k in range(self.chain.depth) if k not in gone)
+        return self.clock(remove_blocks(self.chain, PrunePlan("speed", tuple(sorted(gone)), kept)))
 
     def _sizes(self) -> list[tuple[float, int, tuple[int, ...]]]:
         """Return limit, total, and what each block's removal saves, for every size that is limited."""
@@ -244,8 +265,7 @@ class Chooser:
 
     def _give_up(self, found: Sequence[Removal]) -> list[Removal]:
         """Say how fast the network is without any block."""
-        assert self.speed is not None
-        fastest = self.speed(self._plan(found))
+        fastest = self._speed([removal.index for removal in found]).factor
         raise BudgetError(
             f"a speedup of {self.budget.speedup:g} cannot be reached: without any block it is {fastest:.2f}",
             where=self.chain.origin.path,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from resprune.cli import options, shell
+from resprune.cli.comparing import bench, compare
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.cli.pruning import prune
 from resprune.cli.training import finetune
@@ -158,6 +159,8 @@ def evaluate(
         shell.advise(tables.remedy(better))
 
 
+app.command()(compare)
+app.command()(bench)
 app.command()(finetune)
 
 

@@ -3,20 +3,52 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from resprune.errors import UsageError
 from resprune.records import Reading
 
-if TYPE_CHECKING:
-    from resprune.chain import ResidualChain
 
-Open = Callable[..., "ResidualChain"]
-"""Opens the checkpoint of the command line; keyword arguments are `resprune.load`'s."""
+@dataclass(frozen=True)
+class Open:
+    """Opens the checkpoint of the command line, and others by the same options.
+
+    Attributes:
+        checkpoint: As the user named it.
+        options: Of `resprune.load`.
+        reading: Likewise.
+    """
+
+    checkpoint: str
+    options: Mapping[str, Any]
+    reading: Reading
+
+    def __call__(
+        self,
+        *,
+        numbers: bool = True,
+        source: str | None = None,
+        opener: Callable[..., Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Return the chain.
+
+        Args:
+            numbers: See `Reading`.
+            source: Another checkpoint.
+            opener: Stands in for `resprune.load`.
+            options: Of it.
+        """
+        from resprune import pipeline
+
+        how = replace(self.reading, numbers=numbers)
+        name = self.checkpoint if source is None else source
+        return (opener or pipeline.load)(name, reading=how, **self.options, **options)
 
 
 def _opening(
@@ -83,15 +115,7 @@ def _opening(
         "interpolation": interpolation,
     }
 
-    def load(*, numbers: bool = True, **options: Any) -> ResidualChain:
-        from dataclasses import replace
-
-        from resprune import pipeline
-
-        how = replace(reading, numbers=numbers)
-        return pipeline.load(checkpoint, arch=arch, assume=given, reading=how, **recipe, **options)
-
-    return load
+    return Open(checkpoint, {"arch": arch, "assume": given, **recipe}, reading)
 
 
 def opens_a_checkpoint(command: Callable[..., None]) -> Callable[..., None]:

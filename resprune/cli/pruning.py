@@ -45,6 +45,12 @@ def prune(
     max_drop: Annotated[
         float | None, _option("Lose at most so many points of accuracy, judged on held-out images.", "P")
     ] = None,
+    speedup: Annotated[
+        float | None, _option("Remove blocks until the network is so many times faster, measured.", "F")
+    ] = None,
+    latency_batch: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Images at once that --speedup is measured with.")
+    ] = 1,
     method: Annotated[
         str,
         typer.Option(
@@ -112,7 +118,7 @@ def prune(
         from resprune.report import pruning, results, tables
         from resprune.selection import check_wishes
 
-        budget = Budget(macs=target_macs, parameters=target_params, max_drop=max_drop)
+        budget = Budget(macs=target_macs, parameters=target_params, speedup=speedup, max_drop=max_drop)
         check_wishes(budget, tol=tol, depth=depth, remove=remove)
         recipe = _healing(heal, heal_steps, heal_rate, seed)
         if out is None and not dry_run:
@@ -135,6 +141,7 @@ def prune(
             recover=recover is not False,
             heal=recipe,
             method=_method(method),
+            latency_batch=latency_batch,
             split=split,
             samples=samples,
             device=device,

@@ -134,6 +134,7 @@ class PrunePlan:
         divergence: Of the outputs from the original's on the images of the choice, in nats, with all of them
             removed; None where it was not measured.
         beside: What other methods would do for the same wish.
+        speed: How much faster its network is; None where it was not measured.
     """
 
     rule: str
@@ -142,6 +143,7 @@ class PrunePlan:
     reasons: tuple[str, ...] = ()
     divergence: float | None = None
     beside: tuple[Alternative, ...] = ()
+    speed: Speed | None = None
 
     @property
     def depth(self) -> int:
@@ -152,6 +154,23 @@ class PrunePlan:
     def is_tail(self) -> bool:
         """Whether the plan is a SubResNet-M: blocks 0..M-1 stay, all later ones go."""
         return self.kept == tuple(range(self.depth))
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How many times faster a pruned network is than the original, both measured in turns.
+
+    Attributes:
+        factor: Median over the rounds of the original's time over the pruned network's.
+        quartiles: Of the same.
+        batch_size, threads, device: Of the measurement.
+    """
+
+    factor: float
+    quartiles: tuple[float, float]
+    batch_size: int
+    threads: int
+    device: str
 
 
 @dataclass(frozen=True)

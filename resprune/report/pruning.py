@@ -30,6 +30,10 @@ def plan(chosen: PrunePlan, origin: NetworkSummary, result: NetworkSummary) -> R
     grid.add_row("MACs", _change(origin.macs, result.macs))
     if chosen.divergence is not None:
         grid.add_row("divergence", f"{chosen.divergence:.3g} nats from the original's output")
+    if chosen.speed is not None:
+        own, (low, high) = chosen.speed, chosen.speed.quartiles
+        where = f"batch of {own.batch_size}, {own.threads} thread{'s' if own.threads > 1 else ''}, {own.device}"
+        grid.add_row("speed", f"{own.factor:.2f} times faster ({low:.2f} to {high:.2f}; {where}), eager mode")
     for other in chosen.beside:
         own = f"{other.method} instead: {_indices(other.removed)}, {_change(origin.macs, other.macs)}"
         grid.add_row("beside", f"{own}, divergence {other.divergence:.3g} nats")

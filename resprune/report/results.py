@@ -10,6 +10,8 @@ from typing import Any
 from resprune.records import (
     WHOLE,
     Analysis,
+    BenchOutcome,
+    Comparison,
     DataSummary,
     EpochRow,
     Evaluation,
@@ -20,6 +22,8 @@ from resprune.records import (
     PrunePlan,
     Recovery,
     Remedy,
+    Subject,
+    Timing,
 )
 
 
@@ -106,6 +110,7 @@ def plan(chosen: PrunePlan) -> dict[str, Any]:
         "depth": chosen.depth,
         "reasons": list(chosen.reasons),
         "divergence": chosen.divergence,
+        "speed": None if chosen.speed is None else asdict(chosen.speed),
         "beside": [asdict(other) | {"removed": list(other.removed)} for other in chosen.beside],
     }
 
@@ -136,6 +141,70 @@ def evaluate(network: NetworkSummary, data: DataSummary, evaluation: Evaluation)
         "accuracy": evaluation.accuracy,
         "accuracy_top5": evaluation.accuracy_top5,
         "loss": evaluation.loss,
+    }
+
+
+def bench(outcome: BenchOutcome) -> dict[str, Any]:
+    """Return what ``resprune bench --json`` prints; ``ratio`` is the time of the first over the other's."""
+    first, other, ratio = outcome.first, outcome.against, outcome.ratio
+    report = _head("bench", first.subject) | _timing(first)
+    report |= {
+        "rounds": first.latency.rounds,
+        "threads": first.latency.threads,
+        "device": first.latency.device,
+        "batch_size": first.latency.batch_size,
+        "input": list(outcome.shape),
+        "channels_last": outcome.channels_last,
+    }
+    if other is None or ratio is None:
+        return report
+    beside = {"checkpoint": _checkpoint(other.subject)} | _timing(other)
+    return report | {
+        "against": beside,
+        "ratio": ratio.median,
+        "ratio_quartiles": [ratio.low, ratio.high],
+    }
+
+
+def compare(comparison: Comparison) -> dict[str, Any]:
+    """Return what ``resprune compare --json`` prints; noise tells of the logits' differences only."""
+    like, names = comparison.likeness, comparison.class_names
+    seen = comparison.data is not None
+
+    def named(label: int | None) -> dict[str, Any] | None:
+        return None if label is None else {"index": label, "name": names[label] if names else None}
+
+    listed = [
+        {
+            "index": own.index,
+            "image": own.image,
+            "label": named(own.label),
+            "checkpoint": named(own.first),
+            "against": named(own.second),
+        }
+        for own in like.disagreements
+    ]
+    outcomes = like.outcomes
+    return _head("compare", comparison.first, comparison.data) | {
+        "inputs": "images" if seen else "seeded noise",
+        "samples": like.samples,
+        "agreement": like.agreement if seen else None,
+        "max_abs_difference": like.max_abs_difference,
+        "max_rel_difference": like.max_rel_difference,
+        "divergence": like.divergence if seen else None,
+        **_figures(like.first),
+        "against": {"checkpoint": _checkpoint(comparison.second)} | _figures(like.second),
+        "outcomes": None
+        if outcomes is None
+        else {
+            "both": outcomes.both,
+            "only_checkpoint": outcomes.only_first,
+            "only_against": outcomes.only_second,
+            "neither": outcomes.neither,
+        },
+        "disagreements": {"count": like.differing, "limit": comparison.limit, "images": listed}
+        if seen
+        else None,
     }
 
 
@@ -219,21 +288,37 @@ def portable(report: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
-def _head(command: str, summary: NetworkSummary, data: DataSummary | None = None) -> dict[str, Any]:
+def _head(command: str, subject: Subject, data: DataSummary | None = None) -> dict[str, Any]:
     head: dict[str, Any] = {
         "schema": f"resprune/{command}/1",
         "version": version("resprune"),
-        "checkpoint": {
-            "path": summary.origin.path,
-            "sha256": summary.origin.sha256,
-            "family": summary.architecture.family,
-            "architecture": summary.architecture.name,
-            "blocks": summary.blocks,
-            "parameters": summary.parameters,
-            "macs": summary.macs,
-        },
+        "checkpoint": _checkpoint(subject),
     }
     return head if data is None else head | {"data": _data(data)}
+
+
+def _checkpoint(subject: Subject) -> dict[str, Any]:
+    origin = subject.origin if isinstance(subject, NetworkSummary) else subject
+    known: dict[str, Any] = {"path": origin.path, "sha256": origin.sha256}
+    if not isinstance(subject, NetworkSummary):  # of an ONNX file nothing more is known
+        return known | dict.fromkeys(("family", "architecture", "blocks", "parameters", "macs"))
+    return known | {
+        "family": subject.architecture.family,
+        "architecture": subject.architecture.name,
+        "blocks": subject.blocks,
+        "parameters": subject.parameters,
+        "macs": subject.macs,
+    }
+
+
+def _timing(timing: Timing) -> dict[str, Any]:
+    latency = timing.latency
+    return {
+        "mode": timing.mode,
+        "latency_ms": {"median": latency.median_ms, "iqr": latency.iqr_ms},
+        "throughput": latency.throughput,
+        "peak_memory_bytes": timing.peak_bytes,
+    }
 
 
 def _data(data: DataSummary) -> dict[str, Any]:

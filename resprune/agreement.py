@@ -1,0 +1,80 @@
+"""Two networks' outputs on the same images: where they agree, how far they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from resprune.errors import DataError
+from resprune.records import Disagreement, Likeness, Outcomes
+from resprune.trajectory import OnBatch, Tally
+
+Network = Callable[[Tensor], Tensor]
+Triple = tuple[Tensor, Tensor, Tensor | None]
+"""The same images (n, c, h, w) as the input of either network, and class indices (n,) or None."""
+
+
+@torch.inference_mode()
+def likeness(
+    first: Network,
+    second: Network,
+    batches: Iterable[Triple],
+    *,
+    limit: int,
+    on_batch: OnBatch | None = None,
+) -> Likeness:
+    """Compare the logits of two networks in one pass.
+
+    Args:
+        first: Gives logits (n, classes).
+        second: Likewise, as many.
+        batches: On the device of the network that they are for.
+        limit: List at most so many disagreements.
+        on_batch: Told of progress.
+
+    Raises:
+        DataError: where there are no images.
+        ArchitectureError: where a logit is not finite.
+    """
+    tally = Tally(2)
+    same = seen = 0
+    largest = difference = divergence = 0.0
+    hits = torch.zeros(2, 2, dtype=torch.int64)  # (first right, second right)
+    listed: list[Disagreement] = []
+    for own, other, labels in batches:
+        a, b = first(own).cpu(), second(other).cpu()
+        targets = None if labels is None else labels.cpu()
+        tally.add(torch.stack([a, b], dim=1), targets)
+        largest = max(largest, float(a.abs().max()), float(b.abs().max()))
+        difference = max(difference, float((a - b).abs().max()))
+        logs_a, logs_b = (F.log_softmax(logits.double(), dim=1) for logits in (a, b))
+        divergence += float((logs_a.exp() * (logs_a - logs_b)).sum())
+        top_a, top_b = a.argmax(1), b.argmax(1)
+        same += int((top_a == top_b).sum())
+        if targets is not None:
+            pairs = 2 * (top_a == targets).long() + (top_b == targets).long()
+            hits += torch.bincount(pairs, minlength=4).view(2, 2)
+        for row in (top_a != top_b).nonzero()[:, 0].tolist()[: limit - len(listed)]:
+            label = None if targets is None else int(targets[row])
+            listed.append(Disagreement(seen + row, "", label, int(top_a[row]), int(top_b[row])))
+        seen += len(a)
+        if on_batch is not None:
+            on_batch(len(a))
+    if seen == 0:
+        raise DataError("no images to compare on")
+    (neither, only_second), (only_first, both) = hits.tolist()
+    return Likeness(
+        samples=seen,
+        agreement=same / seen,
+        max_abs_difference=difference,
+        max_rel_difference=difference / largest if largest else 0.0,
+        divergence=max(divergence / seen, 0.0),  # rounding can leave -1e-18
+        first=tally.result(0),
+        second=tally.result(1),
+        outcomes=Outcomes(both, only_first, only_second, neither) if tally.labelled else None,
+        differing=seen - same,
+        disagreements=tuple(listed),
+    )

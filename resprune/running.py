@@ -1,0 +1,192 @@
+"""A network as a function of images: as it is, compiled, or in ONNX Runtime."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from resprune.chain import ResidualChain
+from resprune.errors import ArchitectureError, CheckpointError, ResPruneError, UsageError
+from resprune.records import Origin
+
+Mode = Literal["eager", "compiled", "onnxruntime"]
+MODES: tuple[str, ...] = get_args(Mode)
+Run = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxNetwork:
+    """An ONNX file's network in ONNX Runtime, on the CPU.
+
+    Attributes:
+        origin: The file.
+        session: ONNX Runtime's.
+        batch: Images that every call takes, where the file says how many.
+        shape: (c, h, w) of the input, None where the file leaves it open.
+        classes: Number of logits, None likewise.
+    """
+
+    origin: Origin
+    session: Any
+    batch: int | None
+    shape: tuple[int | None, int | None, int | None]
+    classes: int | None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the logits (n, classes) of images (n, c, h, w), on the images' device.
+
+        Raises:
+            ArchitectureError: where ONNX Runtime fails.
+        """
+        if self.batch is None:
+            return self._run(images)
+        pieces = []
+        for piece in images.split(self.batch):  # what the last one lacks is filled with zeros, and cut off
+            blank = piece.new_zeros(self.batch - len(piece), *piece.shape[1:])
+            pieces.append(self._run(torch.cat([piece, blank]) if len(blank) else piece)[: len(piece)])
+        return torch.cat(pieces)
+
+    def _run(self, images: Tensor) -> Tensor:
+        feed = {self.session.get_inputs()[0].name: images.cpu().contiguous().numpy()}
+        try:
+            (logits,) = self.session.run(None, feed)
+        except Exception as error:  # its errors have no common class
+            raise ArchitectureError(
+                f"ONNX Runtime cannot run it ({_reason(error)})", where=self.origin.path
+            ) from error
+        return torch.from_numpy(logits).to(images.device)
+
+
+Network = ResidualChain | OnnxNetwork
+
+
+def is_onnx(source: str | Path) -> bool:
+    """Whether a network is to be read as an ONNX file: by its suffix."""
+    return Path(source).suffix.lower() == ".onnx"
+
+
+def open_onnx(path: str | Path) -> OnnxNetwork:
+    """Open an ONNX file in ONNX Runtime, with as many threads as torch has.
+
+    Raises:
+        UsageError: where ONNX Runtime is not installed.
+        CheckpointError: where the file cannot be read.
+        ArchitectureError: where it does not take one batch of images and give logits.
+    """
+    _runtime()  # what is missing first: the file may be fine
+    try:
+        digest = sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot be read ({error.strerror})", where=path, hint="check the path"
+        ) from error
+    return _network(Origin(str(path), digest, "ONNX"), str(path))
+
+
+def ready(chain: ResidualChain, mode: str, images: Tensor) -> Run:
+    """Return a chain's network as a function that is ready to be measured on images of this shape.
+
+    Args:
+        chain: Left as it is.
+        mode: One of `MODES`.
+        images: (n, c, h, w), on the chain's device.
+
+    Raises:
+        UsageError: where the mode does not exist, or does not work for this network on this machine.
+    """
+    if mode not in MODES:
+        raise UsageError(f"no mode {mode!r}", hint=f"use {', '.join(MODES)}")
+    if chain.network.training:
+        raise UsageError("the network is in training mode", where=chain.origin.path, hint="call eval() first")
+    if mode == "eager":
+        return chain.network
+    made = _compiled if mode == "compiled" else _exported
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the compiler's and the exporter's own code
+            return made(chain, images)
+    except ResPruneError:
+        raise
+    except Exception as error:  # compilers and exporters raise whatever their parts do
+        raise UsageError(
+            f"cannot be run as {mode} ({_reason(error)})", where=chain.origin.path, hint="use --mode eager"
+        ) from error
+
+
+def _compiled(chain: ResidualChain, images: Tensor) -> Run:
+    network = torch.compile(chain.network)
+    with torch.inference_mode():
+        network(images)  # compiled on the first call, for these images
+    return network
+
+
+def _exported(chain: ResidualChain, images: Tensor) -> Run:
+    _runtime()
+    try:
+        import_module("onnxscript")
+    except ImportError as error:
+        raise _missing("onnxscript") from error
+    program = torch.onnx.export(chain.network, (images.contiguous(),), dynamo=True, verbose=False)
+    assert program is not None
+    return _network(chain.origin, program.model_proto.SerializeToString())
+
+
+def _network(origin: Origin, model: str | bytes) -> OnnxNetwork:
+    runtime = _runtime()
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # errors are told by resprune, once
+    try:
+        session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no common class
+        raise CheckpointError(
+            f"ONNX Runtime cannot read it ({_reason(error)})",
+            where=origin.path,
+            hint="export the network again",
+        ) from error
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type != "tensor(float)":
+        got = "; ".join(f"{own.name} {own.shape} {own.type}" for own in inputs)
+        raise ArchitectureError(
+            f"takes no single float batch (n, c, h, w) of images; got {got}",
+            where=origin.path,
+            hint="export the network alone, without what goes before it",
+        )
+    if len(outputs) != 1 or len(outputs[0].shape) != 2:
+        got = "; ".join(f"{own.name} {own.shape}" for own in outputs)
+        raise ArchitectureError(
+            f"gives no single batch (n, classes) of logits; got {got}",
+            where=origin.path,
+            hint="export the network alone, without what follows it",
+        )
+    batch, channels, height, width = (_known(size) for size in inputs[0].shape)
+    return OnnxNetwork(origin, session, batch, (channels, height, width), _known(outputs[0].shape[1]))
+
+
+def _known(size: object) -> int | None:
+    """Names of dimensions are strings, or None: the file leaves them open."""
+    return size if isinstance(size, int) else None
+
+
+def _runtime() -> Any:
+    try:
+        return import_module("onnxruntime")
+    except ImportError as error:
+        raise _missing("onnxruntime") from error
+
+
+def _missing(package: str) -> UsageError:
+    return UsageError(f"this needs {package}, which is not installed", hint="pip install 'resprune[onnx]'")
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
