@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from resprune.errors import ResPruneError as ResPruneError
+    from resprune.export.exporting import export as export
     from resprune.finetuning import Finetuned as Finetuned
     from resprune.finetuning import finetune as finetune
     from resprune.pipeline import Pruned as Pruned
@@ -34,6 +35,7 @@ _WHERE = {
     "Pruned": "resprune.pipeline",
     "analyze": "resprune.pipeline",
     "evaluate": "resprune.pipeline",
+    "export": "resprune.export.exporting",
     "finetune": "resprune.finetuning",
     "load": "resprune.pipeline",
     "prune": "resprune.pipeline",
@@ -52,6 +54,7 @@ __all__ = [
     "__version__",
     "analyze",
     "evaluate",
+    "export",
     "finetune",
     "load",
     "prune",

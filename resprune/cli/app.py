@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from resprune.cli import options, shell
+from resprune.cli.exporting import export
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.cli.pruning import prune
 from resprune.cli.training import finetune
@@ -156,6 +157,9 @@ def evaluate(
         else:
             shell.show(tables.evaluate(chain.summary, summary, evaluation))
         shell.advise(tables.remedy(better))
+
+
+app.command()(export)
 
 
 app.command()(finetune)

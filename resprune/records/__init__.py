@@ -1,5 +1,6 @@
 """Frozen records that travel between the parts; plain Python, no torch."""
 
+from resprune.records.exports import ExportOutcome
 from resprune.records.networks import (
     BARE,
     GONE,
@@ -45,6 +46,7 @@ __all__ = [
     "DataSummary",
     "EpochRow",
     "Evaluation",
+    "ExportOutcome",
     "FinetuneOutcome",
     "Heads",
     "NetworkSummary",

@@ -13,6 +13,7 @@ from resprune.records import (
     DataSummary,
     EpochRow,
     Evaluation,
+    ExportOutcome,
     FinetuneOutcome,
     NetworkSummary,
     Preprocessing,
@@ -113,6 +114,23 @@ def evaluate(network: NetworkSummary, data: DataSummary, evaluation: Evaluation)
         "accuracy": evaluation.accuracy,
         "accuracy_top5": evaluation.accuracy_top5,
         "loss": evaluation.loss,
+    }
+
+
+def export(outcome: ExportOutcome) -> dict[str, Any]:
+    """Return what ``resprune export --json`` prints."""
+    origin, result = outcome.origin, outcome.result
+    restored = {
+        "blocks": result.blocks - origin.blocks,
+        "parameters": result.parameters - origin.parameters,
+        "macs": result.macs - origin.macs,
+    }
+    return _head("export", origin) | {
+        "format": outcome.format,
+        "zeroed": restored if restored["blocks"] else None,
+        "folded": outcome.folded,
+        "verified": asdict(outcome.verified) | {"samples": outcome.samples},
+        "output": {"folder": outcome.folder, "files": list(outcome.files)},
     }
 
 
