@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from resprune.comparing import bench as bench
     from resprune.comparing import compare as compare
     from resprune.errors import ResPruneError as ResPruneError
+    from resprune.exporting.formats import export as export
     from resprune.finetuning import Finetuned as Finetuned
     from resprune.finetuning import finetune as finetune
     from resprune.pipeline import Pruned as Pruned
@@ -38,6 +39,7 @@ _WHERE = {
     "bench": "resprune.comparing",
     "compare": "resprune.comparing",
     "evaluate": "resprune.pipeline",
+    "export": "resprune.exporting.formats",
     "finetune": "resprune.finetuning",
     "load": "resprune.pipeline",
     "prune": "resprune.pipeline",
@@ -58,6 +60,7 @@ __all__ = [
     "bench",
     "compare",
     "evaluate",
+    "export",
     "finetune",
     "load",
     "prune",

@@ -12,7 +12,7 @@ from resprune.errors import ArchitectureError, CheckpointError
 from resprune.records import Architecture, Claim, Preprocessing
 
 CONFIG_FILE = "config.json"
-_PROCESSOR_FILE = "preprocessor_config.json"
+PROCESSOR_FILE = "preprocessor_config.json"
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's filters by its own numbers."""
 _UNCROPPED = 384
@@ -43,8 +43,13 @@ def describe(folder: Path) -> Description:
     if isinstance(config.get("architecture"), str):
         return _timm(config, path)
     if config.get("model_type") == "resnet":
-        return _hugging_face(config, path, folder / _PROCESSOR_FILE)
+        return _hugging_face(config, path, folder / PROCESSOR_FILE)
     return Description()
+
+
+def pillow_filter(name: str) -> int:
+    """Return Pillow's number of a filter, as Hugging Face's processors write it."""
+    return _FILTERS.index(name)
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from resprune import checkpoint, training
 from resprune.chain import ResidualChain
 from resprune.data import TrainingData, open_training
 from resprune.errors import TrainingError, UsageError
-from resprune.export import folder as output
-from resprune.export.run import RunFolder
+from resprune.exporting import folder as output
+from resprune.exporting.run import RunFolder
 from resprune.families import FAMILIES
 from resprune.fresh import FROM_SCRATCH
 from resprune.pipeline import Progress, silent

@@ -21,7 +21,7 @@ from resprune.checks import check_network
 from resprune.choosing import Choice, choose_for
 from resprune.controls import Measure, compare_with
 from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST
-from resprune.export import folder as output
+from resprune.exporting import folder as output
 from resprune.families import FAMILIES
 from resprune.healing import OnEpoch
 from resprune.loading import load

@@ -211,6 +211,22 @@ def _from_hugging_face(key: str) -> str:
     return key
 
 
+def to_hugging_face(key: str) -> str:
+    """Return Hugging Face's name of a tensor of torchvision's ResNet; `_from_hugging_face` leads back."""
+    names = {short: long for long, short in _LAYERS.items()}
+    if match := re.fullmatch(r"(conv|bn)1\.(\w+)", key):
+        return f"resnet.embedder.embedder.{names[match[1]]}.{match[2]}"
+    if match := re.fullmatch(r"fc\.(\w+)", key):
+        return f"classifier.1.{match[1]}"
+    if match := re.fullmatch(r"layer(\d+)\.(\d+)\.downsample\.([01])\.(\w+)", key):
+        layer = list(_LAYERS)[int(match[3])]
+        return f"resnet.encoder.stages.{int(match[1]) - 1}.layers.{match[2]}.shortcut.{layer}.{match[4]}"
+    if match := re.fullmatch(r"layer(\d+)\.(\d+)\.(conv|bn)(\d)\.(\w+)", key):
+        place = f"resnet.encoder.stages.{int(match[1]) - 1}.layers.{match[2]}.layer.{int(match[4]) - 1}"
+        return f"{place}.{names[match[3]]}.{match[5]}"
+    raise ValueError(f"{key} is no tensor of torchvision's ResNet")
+
+
 def _convolutions(weights: Mapping[str, Tensor]) -> int:
     return sum(tensor.ndim == 4 for tensor in weights.values())
 

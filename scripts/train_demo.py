@@ -140,7 +140,7 @@ def train(
 
 def write(folder: Path, trained: ResidualChain, images: np.ndarray, labels: np.ndarray) -> None:
     """Write weights, exit statistics, config and the sample of held-out images."""
-    from resprune.export.folder import write_network
+    from resprune.exporting.folder import write_network
 
     folder.mkdir(parents=True, exist_ok=True)
     write_network(trained, folder)

@@ -23,7 +23,7 @@ import resprune
 from resprune.cli.app import app
 from resprune.errors import OutputError, TrainingError, UsageError
 from resprune.exits import SkipChainExits
-from resprune.export import folder as output
+from resprune.exporting import folder as output
 from resprune.finetuning import finetune
 from resprune.records import Preprocessing, Recipe
 

@@ -18,7 +18,7 @@ from resprune import pipeline
 from resprune.chain import ResidualChain
 from resprune.errors import OutputError
 from resprune.exits import SkipChainExits
-from resprune.export.folder import whole_or_nothing, write_text
+from resprune.exporting.folder import whole_or_nothing, write_text
 from resprune.selection import select
 
 READ_BACK = """

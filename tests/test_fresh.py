@@ -14,7 +14,7 @@ from resprune import families
 from resprune.chain import ResidualChain
 from resprune.checks import check_network, check_preprocessing, check_split
 from resprune.errors import UsageError
-from resprune.export.folder import write_network
+from resprune.exporting.folder import write_network
 from resprune.families import preact
 from resprune.fresh import fresh, is_name
 from resprune.records import Architecture, Survey

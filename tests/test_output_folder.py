@@ -16,7 +16,7 @@ from torch import Tensor
 
 from resprune import pipeline
 from resprune.errors import CheckpointError, OutputError
-from resprune.export import folder as output
+from resprune.exporting import folder as output
 
 # Written
 

@@ -26,7 +26,7 @@ from resprune.chain import ResidualChain
 from resprune.checkpoint import Checkpoint
 from resprune.errors import ArchitectureError
 from resprune.exits import SkipChainExits
-from resprune.export import folder
+from resprune.exporting import folder
 from resprune.families import timm_index
 from resprune.families.timm_index import Entry
 from resprune.opening import open_chain

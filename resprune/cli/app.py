@@ -10,6 +10,7 @@ import typer
 
 from resprune.cli import options, shell
 from resprune.cli.comparing import bench, compare
+from resprune.cli.exporting import export
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.cli.pruning import prune
 from resprune.cli.training import finetune
@@ -91,7 +92,7 @@ def analyze(
     """Measure every exit, residual norm and drop effect of a checkpoint in one pass over the images."""
     with shell.command(debug, threads=threads):
         from resprune import pipeline
-        from resprune.export.folder import write_text
+        from resprune.exporting.folder import write_text
         from resprune.report import results, tables
 
         chain = opened()(device=device)
@@ -161,6 +162,7 @@ def evaluate(
 
 app.command()(compare)
 app.command()(bench)
+app.command()(export)
 app.command()(finetune)
 
 

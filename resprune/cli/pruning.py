@@ -114,7 +114,7 @@ def prune(
     with shell.command(debug, threads=threads):
         from resprune import pipeline
         from resprune.controls import check_controls
-        from resprune.export.folder import refuse_existing
+        from resprune.exporting.folder import refuse_existing
         from resprune.report import pruning, results, tables
         from resprune.selection import check_wishes
 

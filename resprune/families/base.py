@@ -148,6 +148,14 @@ class Family(ABC):
         """Return ``architecture`` and ``model_args`` for plain timm, or None where it has no such class."""
         return None
 
+    def torchvision_constructor(self, architecture: Architecture) -> str | None:
+        """Return the expression that builds the network with torchvision alone, or None where there is none."""
+        return None
+
+    def hugging_face_config(self, architecture: Architecture) -> dict[str, Any] | None:
+        """Return the config of transformers' ResNetForImageClassification, or None where it is none."""
+        return None
+
     def variants(self) -> tuple[Variants, ...]:
         """Return the networks that the family covers, for the documentation."""
         return (Variants(self.name, ()),)

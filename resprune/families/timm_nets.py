@@ -19,6 +19,7 @@ from resprune.families import timm_index
 from resprune.families.base import Family, Part, Parts, Weights, chop, named
 from resprune.families.layers import leaves
 from resprune.families.timm_layouts import BLOCKS, NETWORKS, REFUSED_BLOCKS
+from resprune.families.torchvision_resnet import TorchvisionResNet, twin_of
 from resprune.records import WHOLE, Architecture, Assumption, Claim, Preprocessing, Variants
 
 _ARGUMENTS = {
@@ -163,6 +164,14 @@ class TimmNets(Family):
         if self.depth_is_free(architecture):
             arguments["layers"] = [len(stage) for stage in architecture.stages]
         return {"architecture": options["arch"], "model_args": arguments}
+
+    def torchvision_constructor(self, architecture: Architecture) -> str | None:
+        twin = twin_of(architecture)
+        return None if twin is None else TorchvisionResNet().torchvision_constructor(twin)
+
+    def hugging_face_config(self, architecture: Architecture) -> dict[str, Any] | None:
+        twin = twin_of(architecture)
+        return None if twin is None else TorchvisionResNet().hugging_face_config(twin)
 
     def variants(self) -> tuple[Variants, ...]:
         groups: dict[tuple[str, bool, bool], list[str]] = {}

@@ -116,6 +116,21 @@ class TorchvisionRegNet(Family):
         source = "torchvision's ImageNet recipe"
         return recipe_for(architecture.options["in_channels"], 224, mean, std, resize=256, source=source)
 
+    def torchvision_constructor(self, architecture: Architecture) -> str | None:
+        options = architecture.options
+        if not architecture.is_stock or options["in_channels"] != 3:
+            return None
+        counts = [len(stage) for stage in architecture.stages]
+        params = (
+            f"depths={counts}, widths={list(options['widths'])}, group_widths={list(options['group_widths'])},"
+            f" bottleneck_multipliers={list(options['bottleneck_multipliers'])},"
+            f" strides={[_STRIDE] * len(counts)}, se_ratio={options['se_ratio']}"
+        )
+        return (
+            f"torchvision.models.RegNet(torchvision.models.regnet.BlockParams({params}),"
+            f" num_classes={options['classes']}, stem_width={options['stem']})"
+        )
+
     def variants(self) -> tuple[Variants, ...]:
         return (Variants("torchvision RegNet", tuple(_NAMES.values()), ("torchvision",)),)
 

@@ -164,9 +164,7 @@ class TorchvisionResNet(Family):
 
     def timm_config(self, architecture: Architecture) -> dict[str, Any] | None:
         options = architecture.options
-        stem = [options.get(name, value) for name, value in (("stem_kernel", 7), ("stem_stride", 2))]
-        plain = stem == [7, 2] and options.get("pool", "max") == "max" and options.get("stride", "3x3") == "3x3"
-        if not architecture.is_stock or not plain:
+        if not _has_stock_stem(architecture) or options.get("stride", "3x3") != "3x3":
             return None
         arguments: dict[str, Any] = {"layers": [len(stage) for stage in architecture.stages]}
         if options.get("in_channels", 3) != 3:
@@ -175,6 +173,37 @@ class TorchvisionResNet(Family):
             return {"architecture": "resnet18", "model_args": arguments}
         arguments |= {"cardinality": options["groups"], "base_width": options["width_per_group"]}
         return {"architecture": "resnet50", "model_args": arguments}
+
+    def torchvision_constructor(self, architecture: Architecture) -> str | None:
+        options = architecture.options
+        if not _has_stock_stem(architecture) or options.get("stride", "3x3") != "3x3":
+            return None
+        if options.get("in_channels", 3) != 3:
+            return None
+        block = _BLOCKS[options["block"]].__name__
+        counts = [len(stage) for stage in architecture.stages]
+        arguments = f"torchvision.models.resnet.{block}, {counts}, num_classes={options['classes']}"
+        if (options["groups"], options["width_per_group"]) != (1, 64):
+            arguments += f", groups={options['groups']}, width_per_group={options['width_per_group']}"
+        return f"torchvision.models.ResNet({arguments})"
+
+    def hugging_face_config(self, architecture: Architecture) -> dict[str, Any] | None:
+        options = architecture.options
+        if not _has_stock_stem(architecture) or (options["groups"], options["width_per_group"]) != (1, 64):
+            return None
+        expansion = _BLOCKS[options["block"]].expansion
+        return {
+            "model_type": "resnet",
+            "architectures": ["ResNetForImageClassification"],
+            "num_channels": options.get("in_channels", 3),
+            "embedding_size": _WIDTHS[0],
+            "hidden_sizes": [expansion * width for width in _WIDTHS],
+            "depths": [len(stage) for stage in architecture.stages],
+            "layer_type": options["block"],
+            "hidden_act": "relu",
+            "downsample_in_first_stage": False,
+            "downsample_in_bottleneck": _STRIDE_IN_FIRST[options.get("stride", "3x3")],
+        }
 
     def variants(self) -> tuple[Variants, ...]:
         return (
@@ -186,3 +215,22 @@ class TorchvisionResNet(Family):
             Variants("Hugging Face ResNetForImageClassification", (), ("timm", "torchvision")),
             Variants("the same with the stride in the 1x1 convolution (v1), or a stem for small images", ()),
         )
+
+
+def _has_stock_stem(architecture: Architecture) -> bool:
+    """Whether every stage is whole, and the stem is a strided 7x7 convolution and max pooling."""
+    options = architecture.options
+    stem = options.get("stem_kernel", 7), options.get("stem_stride", 2), options.get("pool", "max")
+    return architecture.is_stock and stem == (7, 2, "max")
+
+
+def twin_of(architecture: Architecture) -> Architecture | None:
+    """Return torchvision's architecture of a network of timm's that is the same under another constructor."""
+    options = architecture.options
+    kinds = {name: kind for kind, name in _NAMES.items()}
+    if options["arch"] not in kinds or options.get("arguments"):
+        return None
+    block, groups, width, _ = kinds[options["arch"]]
+    own = {"block": block, "groups": groups, "width_per_group": width}
+    own |= {name: options[name] for name in ("in_channels", "classes")}
+    return Architecture(TorchvisionResNet.name, architecture.name, architecture.stages, own)

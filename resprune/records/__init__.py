@@ -12,6 +12,7 @@ from resprune.records.comparing import (
     Subject,
     Timing,
 )
+from resprune.records.exports import ExportOutcome
 from resprune.records.networks import (
     BARE,
     GONE,
@@ -66,6 +67,7 @@ __all__ = [
     "Disagreement",
     "EpochRow",
     "Evaluation",
+    "ExportOutcome",
     "FinetuneOutcome",
     "Heads",
     "Latency",

@@ -15,6 +15,7 @@ from resprune.records import (
     DataSummary,
     EpochRow,
     Evaluation,
+    ExportOutcome,
     FinetuneOutcome,
     NetworkSummary,
     Preprocessing,
@@ -205,6 +206,23 @@ def compare(comparison: Comparison) -> dict[str, Any]:
         "disagreements": {"count": like.differing, "limit": comparison.limit, "images": listed}
         if seen
         else None,
+    }
+
+
+def export(outcome: ExportOutcome) -> dict[str, Any]:
+    """Return what ``resprune export --json`` prints."""
+    origin, result = outcome.origin, outcome.result
+    restored = {
+        "blocks": result.blocks - origin.blocks,
+        "parameters": result.parameters - origin.parameters,
+        "macs": result.macs - origin.macs,
+    }
+    return _head("export", origin) | {
+        "format": outcome.format,
+        "zeroed": restored if restored["blocks"] else None,
+        "folded": outcome.folded,
+        "verified": asdict(outcome.verified) | {"samples": outcome.samples},
+        "output": {"folder": outcome.folder, "files": list(outcome.files)},
     }
 
 

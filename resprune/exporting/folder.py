@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from resprune.chain import ResidualChain
 from resprune.checkpoint import CONFIG_FILE, EXITS_FILE, WEIGHTS_FILE
+from resprune.configs import PROCESSOR_FILE
 from resprune.errors import OutputError
 
 REPORT_FILE = "report.json"
@@ -26,6 +27,7 @@ _FILES = {
     WEIGHTS_FILE,
     EXITS_FILE,
     CONFIG_FILE,
+    PROCESSOR_FILE,
     REPORT_FILE,
     CARD_FILE,
     STATE_FILE,
@@ -100,26 +102,34 @@ def whole_or_nothing(folder: Path, force: bool) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def write_network(chain: ResidualChain, folder: Path, provenance: dict[str, Any] | None = None) -> None:
+def write_network(
+    chain: ResidualChain,
+    folder: Path,
+    provenance: dict[str, Any] | None = None,
+    class_names: tuple[str, ...] = (),
+) -> None:
     """Write weights, what the exits have of their own, and config into an existing folder.
 
     Args:
         chain: Its native names become the tensors' names.
         folder: Where to write.
         provenance: Further keys of the config's ``resprune`` section.
+        class_names: One for each logit, where they are known; timm and transformers read them.
     """
     tensors = {name: tensor.contiguous().cpu() for name, tensor in chain.network.state_dict().items()}
-    _save(tensors, folder / WEIGHTS_FILE)
+    save_tensors(tensors, folder / WEIGHTS_FILE)
     exits = {name: rows.detach().contiguous().cpu() for name, rows in chain.exit_state.items()}
     if exits:
-        _save(exits, folder / EXITS_FILE)
-    write_json(folder / CONFIG_FILE, _config(chain, provenance or {}))
+        save_tensors(exits, folder / EXITS_FILE)
+    names = {"label_names": list(class_names)} if class_names else {}
+    write_json(folder / CONFIG_FILE, _config(chain, provenance or {}) | names)
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file with the permissions that any other file would have."""
     path.touch()
     mode = path.stat().st_mode
-    save_file(tensors, path, metadata={"format": "pt"})
+    save_file(tensors, path, metadata={"format": "pt", **(metadata or {})})
     # safetensors writes for the owner alone; a model folder is to be shared like any other.
     path.chmod(mode)
 

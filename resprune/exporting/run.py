@@ -19,8 +19,8 @@ import torch
 from resprune.chain import ResidualChain
 from resprune.checkpoint import CONFIG_FILE
 from resprune.errors import CheckpointError, OutputError, UsageError
-from resprune.export import folder as output
-from resprune.export.folder import METRICS_FILE, STATE_FILE
+from resprune.exporting import folder as output
+from resprune.exporting.folder import METRICS_FILE, STATE_FILE
 
 _GO_ON = "make room there; what was written before is whole, and --resume goes on from it"
 

@@ -1,1 +1,0 @@
-"""Writing networks for use elsewhere."""

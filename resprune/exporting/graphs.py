@@ -1,0 +1,109 @@
+"""Networks as graphs, for use without their classes: torch.export and ONNX, both of any batch size."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from resprune.chain import ResidualChain, seeded_images
+from resprune.exporting.folding import fold_batch_norms
+
+ABOUT_FILE = "resprune.json"
+"""Name of the text in a torch.export archive that says what the network is."""
+_EXAMPLE = 2
+
+
+def trace(chain: ResidualChain, fold: bool) -> tuple[ExportedProgram, int]:
+    """Return a network as a graph of any batch size on the CPU, and the number of batch norms folded.
+
+    Args:
+        chain: Left as it is.
+        fold: Whether batch norms go into the convolutions before them.
+    """
+    network = copy.deepcopy(chain.network).cpu().eval().requires_grad_(False)
+    example = seeded_images(chain.preprocessing, _EXAMPLE, seed=0)
+    program = _export(network, example)
+    folded = 0
+    if fold:
+        module = program.module()
+        assert isinstance(module, torch.fx.GraphModule)
+        folded = fold_batch_norms(module)
+        program = _export(module, example)
+    for node in program.graph.nodes:
+        for key in ("stack_trace", "nn_module_stack", "source_fn_stack"):
+            node.meta.pop(key, None)  # paths of this machine, and module paths that mean nothing elsewhere
+    return program, folded
+
+
+def _export(network: nn.Module, example: torch.Tensor) -> ExportedProgram:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own internals; what matters is read back and compared
+        return torch.export.export(network, (example,), dynamic_shapes=(({0: Dim("batch")}),))
+
+
+def write_torch_export(program: ExportedProgram, path: Path, about: Mapping[str, str]) -> None:
+    """Write a graph as torch.export saves it, what it is beside it; the path must end in ``.pt2``."""
+    text = json.dumps(dict(about), indent=2)
+    # Neither the example nor anything else of this run belongs in the file.
+    program._example_inputs = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(program, path, extra_files={ABOUT_FILE: text})
+
+
+def write_onnx(program: ExportedProgram, path: Path, about: Mapping[str, str], optimise: bool) -> None:
+    """Write a graph as ONNX: input ``images``, output ``logits``, what it is in the model's metadata.
+
+    Args:
+        program: Traced with any batch size.
+        path: The file.
+        about: Into ``metadata_props``.
+        optimise: Let the exporter rewrite the graph; it folds batch norms too.
+    """
+    import onnx
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits"],
+            optimize=optimise,
+            verbose=False,
+        )
+    assert exported is not None
+    model = exported.model_proto
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param == batch:
+                dim.dim_param = "batch"
+    # The exporter notes where every operation came from, with paths of this machine.
+    for function in (model.graph, *model.functions):
+        _forget(_noted(function))
+    _forget([model, model.graph])
+    onnx.helper.set_model_props(model, dict(about))
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def _noted(graph: Any) -> list[Any]:
+    kinds = ("node", "input", "output", "initializer", "value_info")
+    return [item for kind in kinds for item in getattr(graph, kind, ())]
+
+
+def _forget(items: Iterable[Any]) -> None:
+    for item in items:
+        if hasattr(item, "metadata_props"):
+            del item.metadata_props[:]
+        if hasattr(item, "doc_string"):
+            item.ClearField("doc_string")

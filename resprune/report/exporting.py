@@ -1,0 +1,105 @@
+"""What an export is, on the terminal and in the ``README.md`` beside it."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import PurePath
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from resprune.records import ExportOutcome
+from resprune.report.wording import recipe_of
+
+_LIBRARIES = {"timm": "timm", "hf": "transformers", "safetensors": "resprune"}
+
+
+def summary(outcome: ExportOutcome) -> RenderableType:
+    """Return what was written, what it costs, and what reading it back showed."""
+    origin, result, verified = outcome.origin, outcome.result, outcome.verified
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    grid.add_row("network", f"{origin.architecture.name}, {origin.blocks} blocks")
+    grid.add_row("format", f"{outcome.format}, read by {outcome.library}")
+    if result.blocks > origin.blocks:
+        grid.add_row("restored", f"{result.blocks - origin.blocks} blocks whole again, their branches zero")
+        grid.add_row("parameters", _more(origin.parameters, result.parameters))
+        grid.add_row("MACs", _more(origin.macs, result.macs))
+    if outcome.folded:
+        grid.add_row("folded", f"{outcome.folded} batch norms into the convolutions before them")
+    grid.add_row(
+        "checked",
+        f"largest difference {verified.max_abs_difference:.2g} from {verified.against}"
+        f" (at most {verified.tolerance:.2g})",
+    )
+    grid.add_row("written", f"{outcome.folder} ({', '.join(outcome.files)})")
+    return grid
+
+
+def _more(before: int, after: int) -> str:
+    return f"{before:,} -> {after:,} ({after / before - 1:+.1%})"
+
+
+def card(outcome: ExportOutcome) -> str:
+    """Return an exported folder's ``README.md``: what it is, where it comes from, how to load it."""
+    origin, result, verified = outcome.origin, outcome.result, outcome.verified
+    source = PurePath(origin.origin.path).name
+    restored = ""
+    if result.blocks > origin.blocks:
+        restored = f"""
+- Compatible form: {result.blocks - origin.blocks} blocks that had been removed are whole again with a branch
+  that is exactly zero. They cost
+  {result.parameters - origin.parameters:,} parameters and {result.macs - origin.macs:,} MACs."""
+    return f"""---
+library_name: {_LIBRARIES[outcome.format]}
+pipeline_tag: image-classification
+tags:
+- image-classification
+- resprune
+---
+
+# {PurePath(outcome.folder).name}
+
+{result.architecture.name}, exported from `{source}` ({origin.architecture.name})
+by resprune {version("resprune")}.
+
+- {result.blocks} residual blocks, {result.parameters:,} parameters, {result.macs:,} MACs.
+- Check: read back in a new process, the logits equal those of {verified.against}, to within
+  {verified.max_abs_difference:.2g}.{restored}
+- Origin: SHA-256 `{origin.origin.sha256 or "not known"}`.
+- Input: {recipe_of(outcome.preprocessing)}.
+
+## Load it
+
+```python
+{loading(outcome)}
+```
+"""
+
+
+def loading(outcome: ExportOutcome) -> str:
+    """Return the lines of Python that load an export."""
+    folder = PurePath(outcome.folder).name
+    file = outcome.files[0]
+    lines = {
+        "timm": f'import timm\n\nmodel = timm.create_model("local-dir:{folder}", pretrained=True).eval()',
+        "hf": (
+            "from transformers import AutoImageProcessor, AutoModelForImageClassification\n\n"
+            f'processor = AutoImageProcessor.from_pretrained("{folder}")\n'
+            f'model = AutoModelForImageClassification.from_pretrained("{folder}").eval()'
+        ),
+        "safetensors": (
+            f'import resprune\n\nmodel = resprune.load("{folder}").network  # an nn.Module in eval mode'
+        ),
+        "torchvision": (
+            "import torchvision\nfrom safetensors.torch import load_file\n\n"
+            f'model = {outcome.constructor}.eval()\nmodel.load_state_dict(load_file("{file}"))'
+        ),
+        "onnx": (
+            f'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{file}")\n'
+            'logits = session.run(["logits"], {"images": images})[0]'
+        ),
+        "torch-export": f'import torch\n\nmodel = torch.export.load("{file}").module()',
+    }
+    return lines[outcome.format]
