@@ -29,6 +29,7 @@ from resprune.records.results import (
     Trajectory,
     Verification,
 )
+from resprune.records.studies import Bounds, Control, Study
 from resprune.records.training import RECIPES, EpochRow, FinetuneOutcome, Heads, Recipe
 
 __all__ = [
@@ -41,7 +42,9 @@ __all__ = [
     "Architecture",
     "Assumption",
     "BlockRow",
+    "Bounds",
     "Claim",
+    "Control",
     "DataSummary",
     "EpochRow",
     "Evaluation",
@@ -57,6 +60,7 @@ __all__ = [
     "Recovery",
     "Remedy",
     "Removal",
+    "Study",
     "Survey",
     "Trajectory",
     "Variants",
