@@ -121,17 +121,29 @@ def line(axes: Axes, plot: str, index: int, values: Sequence[float], colours: Ma
     return line
 
 
-def logarithmic(axes: Axes, values: Sequence[float], tolerance: float) -> None:
-    """Scale the y axis by the logarithm, and linearly close to zero: branches can be exactly zero."""
+def logarithmic(axes: Axes, values: Sequence[float], tolerance: float) -> float:
+    """Scale the y axis by the logarithm, linearly close to zero where values are; returns its lower end.
+
+    Branches can be exactly zero, and what is far below the tolerance tells no more than that.
+    """
     from matplotlib.ticker import SymmetricalLogLocator
 
-    smallest = min([value for value in values if value > 0], default=1.0)
-    largest = max([*values, smallest])
-    linear = 10.0 ** math.floor(math.log10(max(smallest, min(1e-4, tolerance or 1e-4, largest / 10), 1e-12)))
+    known = [value for value in values if not math.isnan(value)]
+    smallest, largest = min(known, default=1.0), max(known, default=1.0) or 1.0
+    low = _decade(min(tolerance or 1e-3, largest)) / 10
+    # A scale that is linear below its own lower end is a plain logarithm.
+    linear = low if smallest < low else _decade(smallest)
+    bottom = 0.0 if smallest < low else linear
     axes.set_yscale("symlog", linthresh=linear, linscale=0.5)
     axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=linear))
-    axes.yaxis.set_major_formatter(lambda value, _: "0" if value == 0 else f"{value:g}")
-    axes.set_ylim(0 if min(values, default=0) < linear else linear, largest * 2)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_ylim(bottom, 2 * largest)
+    return bottom
+
+
+def _decade(value: float) -> float:
+    """Return the power of ten at or below a positive value, not so small that no axis could show it."""
+    return 10.0 ** math.floor(math.log10(max(value, 1e-12)))
 
 
 def _columns(labels: Sequence[str]) -> int:

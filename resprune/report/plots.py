@@ -125,8 +125,10 @@ def _draw_quantity(
     axes.set_xlabel("exit k (N: output)" if own.over == "exit k" else "block k")
     if own.logarithmic:
         tolerance = min(study.analysis.tolerance for study in studies)
-        logarithmic(axes, [value for study in studies for value in own.values(study)], tolerance)
-        for tolerance in {study.analysis.tolerance for study in studies} - {0.0}:
+        bottom = logarithmic(axes, [value for study in studies for value in own.values(study)], tolerance)
+        for tolerance in sorted({study.analysis.tolerance for study in studies}):
+            if not bottom < tolerance < axes.get_ylim()[1]:
+                continue
             axes.axhline(tolerance, color=colours["muted"], linewidth=1, linestyle=(0, (1, 2)), zorder=1)
             axes.text(
                 1, tolerance, f"tolerance {tolerance:g}", transform=axes.get_yaxis_transform(),
