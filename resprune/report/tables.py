@@ -32,6 +32,8 @@ from resprune.report.wording import (
 )
 
 _BAR = 10
+_NAME = 16
+"""Characters that leave room for every figure of a block in 80 columns."""
 
 
 def inspect(network: NetworkSummary, preprocessing: Preprocessing) -> RenderableType:
@@ -76,7 +78,7 @@ def analyze(analysis: Analysis) -> RenderableType:
     for row in rows:
         table.add_row(
             str(row.index),
-            row.path,
+            _end_of(row.path),
             percent(row.exit_accuracy),
             number(row.exit_loss),
             f"{row.residual_norm_relative:.1e}",
@@ -156,6 +158,11 @@ def _loads_in(group: Variants) -> str:
 def trajectory_csv(analysis: Analysis) -> str:
     """Return the blocks as comma-separated values, one line a block, the JSON keys as header."""
     return analysis.trajectory.to_frame().to_csv(index=False, lineterminator="\n")
+
+
+def _end_of(path: str) -> str:
+    """Return a block's name, or its end, which is what tells it from others."""
+    return path if len(path) <= _NAME else f"\u2026{path[1 - _NAME :]}"
 
 
 def _bar(value: float, largest: float) -> str:
