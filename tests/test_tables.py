@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
+from collections.abc import Callable
+from pathlib import Path
 
+import pyarrow.parquet
 import pytest
+from commands import refusal, run
 from rich.console import Console
 from rich.text import Text
 from studies import analysis
@@ -47,3 +52,14 @@ def test_nothing_is_lost_without_colours(monkeypatch: pytest.MonkeyPatch) -> Non
     with_colours, without = (shown(monkeypatch, colour=colour) for colour in (True, False))
     assert Text.from_ansi(with_colours).plain == Text.from_ansi(without).plain
     assert not any(f"\x1b[{code}m" in without for code in range(30, 38))
+
+
+def test_parquet_holds_what_the_json_does(
+    cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "blocks.parquet"
+    words = ("analyze", cifar_file, "--data", image_folder(), "--no-drops", "--json", "--parquet")
+    blocks = json.loads(run(*words, path).stdout)["blocks"]
+    assert pyarrow.parquet.read_table(path).to_pylist() == blocks
+    assert blocks[0]["drop_agreement"] is None
+    assert "is a folder" in refusal(3, *words, tmp_path)

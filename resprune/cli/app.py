@@ -81,6 +81,10 @@ def analyze(
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the blocks to a CSV file.", show_default=False)
     ] = None,
+    parquet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the blocks to a Parquet file.", show_default=False),
+    ] = None,
     bounds: Annotated[
         bool, typer.Option("--bounds", help="Bounds 1 and 2 of the paper, with the SubResNet of --sub.")
     ] = False,
@@ -102,7 +106,7 @@ def analyze(
         reporting.check(report, plots, force=force)
         reporting.check_bounds(bounds=bounds, sub=sub, gamma=gamma, branch_decay=branch_decay)
         from resprune import bounding, pipeline
-        from resprune.export.folder import write_text
+        from resprune.export.folder import write_bytes, write_text
         from resprune.report import results, tables
 
         chain = opened()(device=device)
@@ -120,6 +124,8 @@ def analyze(
             shown.append(tables.bounds(terms, chain.summary, part.summary, analysis.data))
         if csv is not None:
             write_text(csv, tables.trajectory_csv(analysis))
+        if parquet is not None:
+            write_bytes(parquet, tables.trajectory_parquet(analysis))
         accuracy = analysis.trajectory.final.accuracy
         better = pipeline.remedies(chain, data, accuracy, split=split, seed=seed, batch_size=batch_size)
         written = reporting.write([(found, reporting.name_of(chain.origin.path))], report, plots, force=force)

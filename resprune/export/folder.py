@@ -125,6 +125,11 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
+    """Write one text file; see `write_bytes`."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write one file whole or not at all, replacing what was there.
 
     Raises:
@@ -134,7 +139,7 @@ def write_text(path: Path, content: str) -> None:
         raise OutputError("is a folder, not a file", where=path, hint="give a file name")
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
-        draft.write_text(content, encoding="utf-8")
+        draft.write_bytes(content)
         draft.replace(path)
     except OSError as error:
         raise OutputError(f"cannot be written ({error.strerror or error})", where=path) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -158,6 +159,16 @@ def _loads_in(group: Variants) -> str:
 def trajectory_csv(analysis: Analysis) -> str:
     """Return the blocks as comma-separated values, one line a block, the JSON keys as header."""
     return analysis.trajectory.to_frame().to_csv(index=False, lineterminator="\n")
+
+
+def trajectory_parquet(analysis: Analysis) -> bytes:
+    """Return the same as a Parquet file; figures that were not measured are null."""
+    buffer = BytesIO()
+    frame = analysis.trajectory.to_frame()
+    # A column of None alone would have no type that readers agree on.
+    optional = ["exit_accuracy", "exit_loss", "drop_change_relative", "drop_agreement"]
+    frame.astype(dict.fromkeys(optional, "float64")).to_parquet(buffer, index=False)
+    return buffer.getvalue()
 
 
 def _end_of(path: str) -> str:
