@@ -52,6 +52,24 @@ def pillow_filter(name: str) -> int:
     return _FILTERS.index(name)
 
 
+def stage_weights(folder: Path) -> tuple[float, float] | None:
+    """Return gamma and lambda of the run that made a fine-tuned folder, None where it is no such folder.
+
+    Raises:
+        CheckpointError: where its recipe is damaged.
+    """
+    path = folder / CONFIG_FILE
+    section = _object(path).get("resprune")
+    recipe = section.get("recipe") if isinstance(section, dict) else None
+    if recipe is None:
+        return None
+    try:
+        end = recipe["gamma_end"]
+        return float(recipe["gamma"] if end is None else end), float(recipe["branch_decay"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(error, path, "name gamma and lambda with --gamma and --lambda") from error
+
+
 def _object(path: Path) -> dict[str, Any]:
     """Return a file's JSON object, empty where there is no file."""
     if not path.is_file():

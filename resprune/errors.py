@@ -46,6 +46,10 @@ class DataError(ResPruneError):
     """The images or labels cannot be read, or do not fit the network."""
 
 
+class ResultError(ResPruneError):
+    """A file is no result that resprune printed, or lacks what is needed of it."""
+
+
 class OutputError(ResPruneError):
     """The result cannot be written where it was asked for."""
 

@@ -58,6 +58,15 @@ def test_help_imports_neither_torch_nor_pandas() -> None:
     assert not {"torch", "pandas", "numpy", "timm", "torchvision", "pyarrow"} & modules
 
 
+def test_reports_import_no_torch() -> None:
+    code = "from resprune.cli import main\nimport sys\n"
+    code += "sys.argv = ['resprune', 'report', 'none.json', '--out', 'none.html']\n"
+    code += "try:\n    main()\nexcept SystemExit as done:\n    assert done.code == 3"
+    modules = imported(code)
+    assert {"resprune.report.files", "resprune.report.reading"} <= modules
+    assert not {"torch", "pandas", "timm", "torchvision", "pyarrow"} & modules
+
+
 def test_importing_the_package_imports_nothing_heavy() -> None:
     modules = imported("import resprune\nassert resprune.__version__")
     assert not {"torch", "pandas", "numpy", "rich"} & modules
@@ -206,4 +215,6 @@ def test_the_python_interface_gives_the_same_results(
 
     data = image_folder()
     analysis = package.analyze(package.load(cifar_file, device="cpu"), data)
-    assert results.analyze(analysis) == resprune_json("analyze", cifar_file, "--data", data)
+    printed = resprune_json("analyze", cifar_file, "--data", data)
+    assert printed.pop("made")["command"].startswith("resprune analyze ")
+    assert results.analyze(analysis) == printed

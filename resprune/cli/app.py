@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from resprune.cli import options, shell
+from resprune.cli import options, reporting, shell
 from resprune.cli.comparing import bench, compare
 from resprune.cli.exporting import export
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.cli.pruning import prune
+from resprune.cli.reporting import report
 from resprune.cli.training import finetune
 
 Opened = Callable[[], Open]
@@ -82,6 +83,19 @@ def analyze(
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the blocks to a CSV file.", show_default=False)
     ] = None,
+    parquet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the blocks to a Parquet file.", show_default=False),
+    ] = None,
+    bounds: Annotated[
+        bool, typer.Option("--bounds", help="Bounds 1 and 2 of the paper, with the SubResNet of --sub.")
+    ] = False,
+    sub: options.Sub = None,
+    gamma: options.Gamma = None,
+    branch_decay: options.BranchDecay = None,
+    report: options.ReportFile = None,
+    plots: options.Plots = None,
+    force: options.ForceReport = False,
     as_json: options.Json = False,
     batch_size: options.BatchSize = None,
     device: options.Device = "auto",
@@ -91,33 +105,42 @@ def analyze(
 ) -> None:
     """Measure every exit, residual norm and drop effect of a checkpoint in one pass over the images."""
     with shell.command(debug, threads=threads):
-        from resprune import pipeline
-        from resprune.exporting.folder import write_text
+        reporting.check(report, plots, force=force)
+        reporting.check_bounds(bounds=bounds, sub=sub, gamma=gamma, branch_decay=branch_decay)
+        from resprune import bounding, pipeline
+        from resprune.exporting.folder import write_bytes, write_text
         from resprune.report import results, tables
 
         chain = opened()(device=device)
-        analysis = pipeline.analyze(
-            chain,
-            data,
-            tol=tol,
-            drops=drops,
-            progress=shell.progress,
-            split=split,
-            samples=samples,
-            seed=seed,
-            batch_size=batch_size,
-        )
+        part = None if sub is None else pipeline.load(sub, device=device)
+        weights = {"gamma": gamma, "branch_decay": branch_decay}
+        if part is not None:
+            bounding.check(chain, part, **weights)
+        reading = {"split": split, "samples": samples, "seed": seed, "batch_size": batch_size}
+        analysis = pipeline.analyze(chain, data, tol=tol, drops=drops, progress=shell.progress, **reading)
+        found = results.analyze(analysis) | results.made(reporting.command_line(), seed)
+        shown = [tables.analyze(analysis)]
+        if part is not None:
+            terms = bounding.bound(chain, part, analysis, data, progress=shell.progress, **weights, **reading)
+            found |= results.bounds(terms, part.summary)
+            shown.append(tables.bounds(terms, chain.summary, part.summary, analysis.data))
         if csv is not None:
             write_text(csv, tables.trajectory_csv(analysis))
+        if parquet is not None:
+            write_bytes(parquet, tables.trajectory_parquet(analysis))
         accuracy = analysis.trajectory.final.accuracy
         better = pipeline.remedies(chain, data, accuracy, split=split, seed=seed, batch_size=batch_size)
+        written = reporting.write([(found, reporting.name_of(chain.origin.path))], report, plots, force=force)
         if as_json:
-            shell.print_json(results.analyze(analysis) | results.remedies(better))
+            shell.print_json(found | results.remedies(better))
         else:
-            shell.show(tables.analyze(analysis))
+            for table in shown:
+                shell.show(table)
+            reporting.tell(written)
         shell.advise(tables.remedy(better))
 
 
+app.command()(report)
 app.command()(prune)
 
 

@@ -48,3 +48,34 @@ Tolerance = Annotated[
 Out = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder to write the pruned model to.", show_default=False)
 ]
+Sub = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CKPT", help="A SubResNet that was trained by itself, for --bounds.", show_default=False
+    ),
+]
+Gamma = Annotated[
+    float | None,
+    typer.Option(
+        metavar="G",
+        help="Weight of the exits' losses, for --bounds [default: of the run that made CKPT, else 0.02].",
+        show_default=False,
+    ),
+]
+BranchDecay = Annotated[
+    float | None,
+    typer.Option(
+        "--lambda",
+        metavar="L",
+        help="Weight decay on the branches, for --bounds [default: of the run that made CKPT, else 0.0001].",
+        show_default=False,
+    ),
+]
+ReportFile = Annotated[
+    Path | None, typer.Option("--report", metavar="FILE", help="Write an HTML page.", show_default=False)
+]
+Plots = Annotated[
+    Path | None,
+    typer.Option("--plots", metavar="DIR", help="Write the plots as SVG and PNG.", show_default=False),
+]
+ForceReport = Annotated[bool, typer.Option("--force", help="Replace an existing page or folder of plots.")]

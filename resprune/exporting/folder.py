@@ -135,6 +135,11 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, 
 
 
 def write_text(path: Path, content: str) -> None:
+    """Write one text file; see `write_bytes`."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write one file whole or not at all, replacing what was there.
 
     Raises:
@@ -144,7 +149,7 @@ def write_text(path: Path, content: str) -> None:
         raise OutputError("is a folder, not a file", where=path, hint="give a file name")
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
-        draft.write_text(content, encoding="utf-8")
+        draft.write_bytes(content)
         draft.replace(path)
     except OSError as error:
         raise OutputError(f"cannot be written ({error.strerror or error})", where=path) from error

@@ -45,6 +45,7 @@ from resprune.records.results import (
     Trajectory,
     Verification,
 )
+from resprune.records.studies import Band, Bounds, Study
 from resprune.records.training import RECIPES, EpochRow, FinetuneOutcome, Heads, Recipe
 
 __all__ = [
@@ -57,8 +58,10 @@ __all__ = [
     "Analysis",
     "Architecture",
     "Assumption",
+    "Band",
     "BenchOutcome",
     "BlockRow",
+    "Bounds",
     "Budget",
     "Claim",
     "Comparison",
@@ -86,6 +89,7 @@ __all__ = [
     "Remedy",
     "Removal",
     "Speed",
+    "Study",
     "Subject",
     "Survey",
     "Timing",

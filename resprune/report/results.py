@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import PurePath
@@ -11,6 +12,7 @@ from resprune.records import (
     WHOLE,
     Analysis,
     BenchOutcome,
+    Bounds,
     Comparison,
     DataSummary,
     EpochRow,
@@ -57,6 +59,31 @@ def analyze(analysis: Analysis) -> dict[str, Any]:
         "blocks": [asdict(row) for row in measured.rows],
         "tolerance": analysis.tolerance,
         "suggested_depth": analysis.suggested_depth,
+    }
+
+
+def made(command: str, seed: int) -> dict[str, Any]:
+    """Return what is added about how an analysis was made."""
+    libraries = {name: version(name) for name in ("torch", "timm")}
+    versions = {"python": platform.python_version()} | libraries
+    return {"made": {"command": command, "seed": seed, "versions": versions}}
+
+
+def bounds(found: Bounds, sub: NetworkSummary) -> dict[str, Any]:
+    """Return what ``resprune analyze --bounds`` adds: the terms of the paper's Tables 2 and 3."""
+    return {
+        "bounds": {
+            "sub": _head("analyze", sub)["checkpoint"],
+            "gamma": found.gamma,
+            "lambda": found.branch_decay,
+            "L_bar": found.sub_loss,
+            "bound_1": {"J": found.objective, "J_bar": found.objective_bound, "gap": found.objective_gap},
+            "bound_2": {
+                "L_avg": found.average_loss,
+                "L_bar_avg": found.average_loss_bound,
+                "gap": found.average_loss_gap,
+            },
+        }
     }
 
 

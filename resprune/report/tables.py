@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from io import BytesIO
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -12,7 +12,7 @@ from rich.text import Text
 from resprune.records import (
     Analysis,
     Assumption,
-    BlockRow,
+    Bounds,
     DataSummary,
     Evaluation,
     FinetuneOutcome,
@@ -21,9 +21,20 @@ from resprune.records import (
     Remedy,
     Variants,
 )
-from resprune.report.wording import images_of, input_lines, number, percent, recipe_of, size_of, stage_of
+from resprune.report.wording import (
+    images_of,
+    input_lines,
+    number,
+    percent,
+    recipe_of,
+    size_of,
+    stage_of,
+    suggestion,
+)
 
 _BAR = 10
+_NAME = 16
+"""Characters that leave room for every figure of a block in 80 columns."""
 
 
 def inspect(network: NetworkSummary, preprocessing: Preprocessing) -> RenderableType:
@@ -68,7 +79,7 @@ def analyze(analysis: Analysis) -> RenderableType:
     for row in rows:
         table.add_row(
             str(row.index),
-            row.path,
+            _end_of(row.path),
             percent(row.exit_accuracy),
             number(row.exit_loss),
             f"{row.residual_norm_relative:.1e}",
@@ -84,26 +95,23 @@ def analyze(analysis: Analysis) -> RenderableType:
     return Group(Text(head), *input_lines(analysis.data), table, Text(), Text(suggestion(analysis)))
 
 
-def suggestion(analysis: Analysis) -> str:
-    """Return the advice in plain words; never that a small residual alone makes a block superfluous."""
-    rows, depth, tol = analysis.trajectory.rows, analysis.suggested_depth, analysis.tolerance
-    if depth < len(rows):
-        exit_accuracy = rows[depth].exit_accuracy
-        moved = sum(row.residual_norm_relative for row in rows[depth:])
-        kept = "" if exit_accuracy is None else f" at accuracy {100 * exit_accuracy:.2f} %"
-        return (
-            f"Suggestion: keep {depth} of {len(rows)} blocks{kept}. Every residual from block {depth} on is"
-            f" at most {tol:g} of the output; together they move it by at most {_ceiling(moved)}."
-        )
-    text = f"Suggestion: no block at the end can go at tolerance {tol:g}"
-    text += f" (the last residual is {rows[-1].residual_norm_relative:.1e})." if rows else "."
-    cheapest = _least_effect(rows)
-    if cheapest is not None:
-        text += (
-            f" Least effect when dropped alone: block {cheapest.index} ({cheapest.path}), relative change"
-            f" {cheapest.drop_change_relative:.1e}, same top class on {percent(cheapest.drop_agreement)} %."
-        )
-    return text
+def bounds(found: Bounds, network: NetworkSummary, sub: NetworkSummary, data: DataSummary) -> RenderableType:
+    """Return the terms of the paper's Tables 2 and 3, and what they are worth on these images."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    for title in ("", "network", "bound", "gap"):
+        table.add_column(title, justify="right" if title else "left")
+    first = (found.objective, found.objective_bound, found.objective_gap)
+    second = (found.average_loss, found.average_loss_bound, found.average_loss_gap)
+    table.add_row("bound 1: J, J_bar", *map(number, first))
+    table.add_row("bound 2: L_avg, L_bar_avg", *map(number, second))
+    head = (
+        f"Bounds of {network.blocks} blocks with a SubResNet of {found.sub_blocks} ({sub.origin.path}), gamma"
+        f" {found.gamma:g}, lambda {found.branch_decay:g}: L_bar {number(found.sub_loss)} nats"
+    )
+    note = "The theorems are about training losses at the optimum"
+    where = data.split or "other"
+    note += "." if where == "train" else f"; on {where} images a gap is a figure and no promise."
+    return Group(Text(), Text(head), table, Text(note))
 
 
 def evaluate(network: NetworkSummary, data: DataSummary, evaluation: Evaluation) -> RenderableType:
@@ -153,17 +161,19 @@ def trajectory_csv(analysis: Analysis) -> str:
     return analysis.trajectory.to_frame().to_csv(index=False, lineterminator="\n")
 
 
-def _ceiling(value: float) -> str:
-    """Two digits, rounded up: a bound must not be rounded to below what it bounds."""
-    if value == 0:
-        return "0"
-    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return f"{math.ceil(value / unit) * unit:.1e}"
+def trajectory_parquet(analysis: Analysis) -> bytes:
+    """Return the same as a Parquet file; figures that were not measured are null."""
+    buffer = BytesIO()
+    frame = analysis.trajectory.to_frame()
+    # A column of None alone would have no type that readers agree on.
+    optional = ["exit_accuracy", "exit_loss", "drop_change_relative", "drop_agreement"]
+    frame.astype(dict.fromkeys(optional, "float64")).to_parquet(buffer, index=False)
+    return buffer.getvalue()
 
 
-def _least_effect(rows: tuple[BlockRow, ...]) -> BlockRow | None:
-    measured = [row for row in rows if row.drop_change_relative is not None]
-    return min(measured, key=lambda row: row.drop_change_relative or 0.0, default=None)
+def _end_of(path: str) -> str:
+    """Return a block's name, or its end, which is what tells it from others."""
+    return path if len(path) <= _NAME else f"\u2026{path[1 - _NAME :]}"
 
 
 def _bar(value: float, largest: float) -> str:

@@ -1,10 +1,12 @@
-"""How single figures are worded on the terminal."""
+"""How figures and advice are worded, on the terminal and in reports."""
 
 from __future__ import annotations
 
+import math
+
 from rich.text import Text
 
-from resprune.records import BARE, DataSummary, Preprocessing
+from resprune.records import BARE, Analysis, BlockRow, DataSummary, Preprocessing
 
 
 def stage_of(letters: str) -> str:
@@ -45,3 +47,38 @@ def recipe_of(recipe: Preprocessing) -> str:
     """Return how images become the network's input."""
     scale = "" if recipe.resize is None else f"scaled to {recipe.resize}, cropped to "
     return f"{scale}{size_of(recipe)}, mean {list(recipe.mean)}, std {list(recipe.std)}"
+
+
+def suggestion(analysis: Analysis) -> str:
+    """Return the advice in plain words; never that a small residual alone makes a block superfluous."""
+    rows, depth, tol = analysis.trajectory.rows, analysis.suggested_depth, analysis.tolerance
+    if depth < len(rows):
+        exit_accuracy = rows[depth].exit_accuracy
+        moved = sum(row.residual_norm_relative for row in rows[depth:])
+        kept = "" if exit_accuracy is None else f" at accuracy {100 * exit_accuracy:.2f} %"
+        return (
+            f"Suggestion: keep {depth} of {len(rows)} blocks{kept}. Every residual from block {depth} on is"
+            f" at most {tol:g} of the output; together they move it by at most {_ceiling(moved)}."
+        )
+    text = f"Suggestion: no block at the end can go at tolerance {tol:g}"
+    text += f" (the last residual is {rows[-1].residual_norm_relative:.1e})." if rows else "."
+    cheapest = _least_effect(rows)
+    if cheapest is not None:
+        text += (
+            f" Least effect when dropped alone: block {cheapest.index} ({cheapest.path}), relative change"
+            f" {cheapest.drop_change_relative:.1e}, same top class on {percent(cheapest.drop_agreement)} %."
+        )
+    return text
+
+
+def _ceiling(value: float) -> str:
+    """Two digits, rounded up: a bound must not be rounded to below what it bounds."""
+    if value == 0:
+        return "0"
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return f"{math.ceil(value / unit) * unit:.1e}"
+
+
+def _least_effect(rows: tuple[BlockRow, ...]) -> BlockRow | None:
+    measured = [row for row in rows if row.drop_change_relative is not None]
+    return min(measured, key=lambda row: row.drop_change_relative or 0.0, default=None)

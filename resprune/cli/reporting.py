@@ -1,0 +1,90 @@
+"""The command ``report``, and what ``analyze`` shares with it. Nothing here needs torch."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from resprune.cli import options, shell
+from resprune.errors import UsageError, printable
+
+
+def report(
+    results: Annotated[
+        list[Path],
+        typer.Argument(metavar="A.json", help="What resprune analyze --json printed.", show_default=False),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="HTML page to write.", show_default=False)
+    ] = None,
+    plots: options.Plots = None,
+    force: options.ForceReport = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show analyses on one HTML page that needs nothing else, several of them over one another."""
+    with shell.command(debug):
+        if out is None and plots is None:
+            raise UsageError("nothing to write", hint="name a page with --out, or a folder with --plots")
+        check(out, plots, force=force)
+        from resprune.report import files, reading
+
+        names = reading.names_of(results)
+        studies = [reading.read(path, name) for path, name in zip(results, names, strict=True)]
+        tell(files.write(studies, out, plots, force=force))
+
+
+def check(file: Path | None, folder: Path | None, *, force: bool) -> None:
+    """Check before any work that a page and plots can be made; see `resprune.report.files.check`."""
+    if file is not None or folder is not None:
+        from resprune.report import files
+
+        files.check(file, folder, force=force)
+    elif force:
+        raise UsageError("--force replaces a page or plots, and none are written", hint="add --report FILE")
+
+
+def check_bounds(*, bounds: bool, sub: str | None, gamma: float | None, branch_decay: float | None) -> None:
+    """Check that bounds are asked for with all they need.
+
+    Raises:
+        UsageError: where one option lacks the other.
+    """
+    if bounds and sub is None:
+        raise UsageError("--bounds needs a SubResNet", hint="name its checkpoint with --sub")
+    given = {"--sub": sub, "--gamma": gamma, "--lambda": branch_decay}
+    flags = [flag for flag, value in given.items() if value is not None]
+    if flags and not bounds:
+        raise UsageError(f"{flags[0]} is for bounds, which were not asked for", hint="add --bounds")
+
+
+def write(
+    results: Sequence[tuple[dict[str, Any], str]], file: Path | None, folder: Path | None, *, force: bool
+) -> list[Path]:
+    """Write page and plots of results that are not on disk; each has a name."""
+    if file is None and folder is None:
+        return []
+    from resprune.report import files, reading
+
+    studies = [reading.study(content, name) for content, name in results]
+    return files.write(studies, file, folder, force=force)
+
+
+def name_of(checkpoint: str) -> str:
+    """Return a short name of a checkpoint, for legends."""
+    return printable(Path(checkpoint).stem or checkpoint)
+
+
+def tell(written: Sequence[Path]) -> None:
+    """Print what was written."""
+    for path in written:
+        shell.print_text(f"Written: {path}")
+
+
+def command_line() -> str:
+    """Return the command that is running, as it would be typed."""
+    return shlex.join(["resprune", *sys.argv[1:]])

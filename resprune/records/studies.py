@@ -1,0 +1,88 @@
+"""What a report shows: an analysis with what belongs to it, under a name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from resprune.records.results import Analysis
+
+
+@dataclass(frozen=True)
+class Band:
+    """What random removals of as many blocks did, one entry a repetition.
+
+    Attributes:
+        removed: Number of blocks that each of them removed.
+        change_relative: Root mean square change of the final output over that of its norm; no unit.
+        agreement: Fraction of images whose top class stayed.
+    """
+
+    removed: int
+    change_relative: tuple[float, ...]
+    agreement: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds 1 and 2 of the paper with every term of its Tables 2 and 3; losses in nats.
+
+    Attributes:
+        sub_blocks: M, the depth of the SubResNet that was trained by itself.
+        gamma: Weight of every exit's loss.
+        branch_decay: Lambda, weight decay on the residual branches.
+        sub_loss: ``L_bar``, the loss of the SubResNet's output.
+        objective: ``J_N`` of the network.
+        objective_bound: ``J_bar_N``.
+        average_loss: ``L_avg``, mean over exits 0..N of the network.
+        average_loss_bound: ``L_bar_avg``.
+    """
+
+    sub_blocks: int
+    gamma: float
+    branch_decay: float
+    sub_loss: float
+    objective: float
+    objective_bound: float
+    average_loss: float
+    average_loss_bound: float
+
+    @property
+    def objective_gap(self) -> float:
+        """``J_bar - J``; negative where bound 1 does not hold."""
+        return self.objective_bound - self.objective
+
+    @property
+    def average_loss_gap(self) -> float:
+        """``L_bar_avg - L_avg``; negative where bound 2 does not hold."""
+        return self.average_loss_bound - self.average_loss
+
+
+@dataclass(frozen=True)
+class Study:
+    """One analysis of a report.
+
+    Attributes:
+        name: As the legends have it.
+        analysis: What was measured.
+        version: Of the resprune that measured it.
+        made: How: ``command``, ``seed`` and versions of libraries, as far as they are known.
+        control: Of random removals; None where none were tried.
+        bounds: With a SubResNet; None where there was none.
+        sub_path: That SubResNet's checkpoint.
+    """
+
+    name: str
+    analysis: Analysis
+    version: str
+    made: Mapping[str, Any] = field(default_factory=dict)
+    control: Band | None = None
+    bounds: Bounds | None = None
+    sub_path: str = ""
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Number of blocks of every stage that has any, in order."""
+        numbers = [row.stage for row in self.analysis.trajectory.rows]
+        return tuple(numbers.count(stage) for stage in sorted(set(numbers)))

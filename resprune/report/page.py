@@ -1,0 +1,190 @@
+"""Analyses as one HTML page that needs nothing else: no network, no script to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+from resprune.errors import UsageError
+from resprune.records import BlockRow, Study
+from resprune.report import plots
+from resprune.report.palette import DARK, LIGHT
+from resprune.report.wording import images_of, number, percent, recipe_of, suggestion
+
+TEMPLATE = "page.html.jinja"
+_COLUMNS = (
+    "k",
+    "block",
+    "stage",
+    "exit accuracy\n%",
+    "exit loss\nnats",
+    "residual norm\nlogits",
+    "residual norm\nrelative",
+    "drop change\nrelative",
+    "drop agreement\n%",
+    "branch norm\nL2",
+    "MACs",
+    "parameters",
+)
+_Cell = tuple[str, str]
+"""What is shown, and what is sorted by."""
+
+
+def check_extra() -> None:
+    """Check that what draws and fills pages is installed.
+
+    Raises:
+        UsageError: with the command that installs it.
+    """
+    try:
+        import jinja2
+        import matplotlib as mpl
+    except ImportError as error:
+        raise UsageError(
+            f"reports and plots need {error.name}, which is not installed",
+            hint="pip install 'resprune[report]'",
+        ) from error
+    assert jinja2.__name__
+    assert mpl.__name__
+
+
+def render(studies: Sequence[Study]) -> str:
+    """Return the page of one analysis, or of several over one another.
+
+    Raises:
+        UsageError: where matplotlib or jinja2 is missing.
+    """
+    check_extra()
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(files("resprune.report").joinpath(TEMPLATE).read_text(encoding="utf-8"))
+    several = len(studies) > 1
+    drawn = [
+        {"name": plot.name, "title": plot.title, "describe": plot.describe, "svg": Markup(plots.inline(plot))}
+        for plot in plots.plots(studies)
+    ]
+    return template.render(
+        title=" and ".join(study.name for study in studies) if len(studies) < 3 else "Several networks",
+        several=several,
+        shown=[_shown(study) for study in studies],
+        plots=drawn,
+        bounds=[_terms(study) for study in studies if study.bounds is not None],
+        columns=_COLUMNS,
+        light=LIGHT,
+        dark=DARK,
+        version=version("resprune"),
+        matplotlib=version("matplotlib"),
+    )
+
+
+def _shown(study: Study) -> dict[str, Any]:
+    analysis = study.analysis
+    rows, depth = analysis.trajectory.rows, analysis.suggested_depth
+    stages = [
+        [
+            {"index": row.index, "path": row.path, "kept": row.index < depth}
+            for row in rows
+            if row.stage == stage
+        ]
+        for stage in sorted({row.stage for row in rows})
+    ]
+    return {
+        "name": study.name,
+        "suggestion": suggestion(analysis),
+        "sentence": _sentence(study),
+        "control": _control(study),
+        "stages": stages,
+        "rows": [_cells(row) for row in rows],
+        "made": _made(study),
+    }
+
+
+def _sentence(study: Study) -> str:
+    network, final = study.analysis.network, study.analysis.trajectory.final
+    text = (
+        f"{network.architecture.name} has {network.blocks} blocks, {network.parameters:,} parameters and"
+        f" {network.macs:,} multiply-accumulates an image."
+    )
+    if final.accuracy is None:
+        return f"{text} The images have no labels, so there are no accuracies and losses."
+    loss = "" if final.loss is None else f" and a loss of {final.loss:.4f} nats"
+    images = images_of(study.analysis.data)
+    return f"{text} It reaches an accuracy of {percent(final.accuracy)} %{loss} on {images}."
+
+
+def _control(study: Study) -> str:
+    control = study.control
+    if control is None:
+        return ""
+    low, high = min(control.change_relative), max(control.change_relative)
+    text = (
+        f"Control: {control.removed} blocks removed at random, {len(control.change_relative)} times, change the"
+        f" output by {low:.2g} to {high:.2g} of its norm"
+    )
+    if control.agreement:
+        text += f" and leave the top class on {percent(min(control.agreement))} to"
+        text += f" {percent(max(control.agreement))} % of the images"
+    return text + "."
+
+
+def _cells(row: BlockRow) -> list[_Cell]:
+    def small(value: float | None) -> _Cell:
+        return ("", "") if value is None else (f"{value:.2e}", repr(value))
+
+    def plain(text: str) -> _Cell:
+        return text, text
+
+    texts = [str(row.index), row.path, str(row.stage + 1), percent(row.exit_accuracy), number(row.exit_loss)]
+    return [
+        *map(plain, texts),
+        small(row.residual_norm),
+        small(row.residual_norm_relative),
+        small(row.drop_change_relative),
+        plain(percent(row.drop_agreement)),
+        plain(f"{row.parameter_norm:.3f}"),
+        (f"{row.macs:,}", str(row.macs)),
+        (f"{row.parameters:,}", str(row.parameters)),
+    ]
+
+
+def _terms(study: Study) -> list[str]:
+    found = study.bounds
+    assert found is not None
+    losses = (
+        found.sub_loss,
+        found.objective,
+        found.objective_bound,
+        found.objective_gap,
+        found.average_loss,
+        found.average_loss_bound,
+        found.average_loss_gap,
+    )
+    named = f"{study.name}, with {study.sub_path}"
+    return [named, str(found.sub_blocks), f"{found.gamma:g}", f"{found.branch_decay:g}", *map(number, losses)]
+
+
+def _made(study: Study) -> list[tuple[str, str]]:
+    analysis, made = study.analysis, study.made
+    lines = [
+        ("checkpoint", analysis.network.origin.path),
+        ("SHA-256", analysis.network.origin.sha256),
+        ("network", f"{analysis.network.architecture.family}, {analysis.network.architecture.name}"),
+        ("images", images_of(analysis.data)),
+    ]
+    recipe = analysis.data.preprocessing
+    if recipe is not None:
+        lines.append(("input", f"{recipe_of(recipe)} [{recipe.source}]"))
+    lines.append(("tolerance", f"{analysis.tolerance:g}"))
+    if "seed" in made:
+        lines.append(("seed", str(made["seed"])))
+    others = "".join(f", {name} {text}" for name, text in made.get("versions", {}).items())
+    lines.append(("versions", f"resprune {study.version}{others}"))
+    if "command" in made:
+        lines.append(("command", made["command"]))
+    return lines

@@ -1,0 +1,206 @@
+"""The paper's Figures 2 to 5 and the effect of dropping blocks, for one analysis or several.
+
+Every plot has one set of axes and is narrow enough to be read on a phone as it is. Curves differ in colour,
+marker and dash. Points are grouped under ids ``PLOT-CURVE-points`` in the SVG, one ``<use>`` a point.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from html import escape
+from io import BytesIO, StringIO
+from typing import TYPE_CHECKING
+
+from resprune.records import Band, Study
+from resprune.report.drawing import Plot, figure_of, line, logarithmic
+from resprune.report.palette import LIGHT, PLACEHOLDERS, with_variables
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    """What is drawn over the exits or blocks of every study; `values` has one entry each, NaN for none."""
+
+    name: str
+    title: str
+    unit: str
+    describe: str
+    values: Callable[[Study], list[float]]
+    over: str = "block k"
+    logarithmic: bool = False
+
+
+def _exits(study: Study, key: str) -> list[float]:
+    """Return a figure of exits 0..N, N being the network's output."""
+    measured = study.analysis.trajectory
+    rows = [getattr(row, f"exit_{key}") for row in measured.rows]
+    return [math.nan if value is None else value for value in (*rows, getattr(measured.final, key))]
+
+
+def _blocks(study: Study, key: str) -> list[float]:
+    values = [getattr(row, key) for row in study.analysis.trajectory.rows]
+    return [math.nan if value is None else value for value in values]
+
+
+_QUANTITIES = (
+    _Quantity(
+        "accuracy",
+        "Accuracy along the exits",
+        "accuracy / %",
+        "Accuracy of every exit; the last point is the network's output",
+        lambda study: [100 * value for value in _exits(study, "accuracy")],
+        over="exit k",
+    ),
+    _Quantity(
+        "loss",
+        "Loss along the exits",
+        "cross-entropy / nats",
+        "Mean cross-entropy of every exit; the last point is the network's output",
+        lambda study: _exits(study, "loss"),
+        over="exit k",
+    ),
+    _Quantity(
+        "residual-norms",
+        "Residual norms along depth",
+        "residual norm / output norm (no unit)",
+        "How far every block moves the exits' outputs, relative to the norm of the final output",
+        lambda study: list(study.analysis.trajectory.residual_norms_relative),
+        logarithmic=True,
+    ),
+    _Quantity(
+        "parameter-norms",
+        "Parameter norms along depth",
+        "L2 norm of branch parameters (no unit)",
+        "Norm of the parameters of every residual branch",
+        lambda study: _blocks(study, "parameter_norm"),
+    ),
+)
+"""The paper's Figures 2 and 3 (first two) and 4 and 5."""
+
+
+def plots(studies: Sequence[Study]) -> list[Plot]:
+    """Return what can be drawn of some analyses: what was measured in none of them is left out."""
+    shown = tuple(studies)
+    names = tuple(f"{number}. {study.name}" for number, study in enumerate(shown, 1)) if len(shown) > 1 else ()
+    made = [
+        Plot(own.name, own.title, own.describe, partial(_draw_quantity, own, shown), shown, names)
+        for own in _QUANTITIES
+        if any(not math.isnan(value) for study in shown for value in own.values(study))
+    ]
+    for index, study in enumerate(shown):
+        rows = study.analysis.trajectory.rows
+        if any(row.drop_change_relative is not None for row in rows):
+            name = "drop-effects" if len(shown) == 1 else f"drop-effects-{index + 1}"
+            whose = "" if len(shown) == 1 else f": {study.name}"
+            labels = ["output's change without block k alone", "residual norm of block k"]
+            if study.control is not None:
+                labels.append(_control_label(study.control))
+            made.append(
+                Plot(
+                    name,
+                    f"Effect of dropping each block{whose}",
+                    "Change of the final output when one block alone is dropped, and the block's residual norm",
+                    partial(_draw_effects, name, study),
+                    (study,),
+                    tuple(labels),
+                )
+            )
+    return made
+
+
+def _draw_quantity(
+    own: _Quantity, studies: Sequence[Study], axes: Axes, colours: Mapping[str, str]
+) -> list[Artist]:
+    curves: list[Artist] = [
+        line(axes, own.name, index, own.values(study), colours) for index, study in enumerate(studies)
+    ]
+    axes.set_ylabel(own.unit)
+    axes.set_xlabel("exit k (N: output)" if own.over == "exit k" else "block k")
+    if own.logarithmic:
+        tolerance = min(study.analysis.tolerance for study in studies)
+        bottom = logarithmic(axes, [value for study in studies for value in own.values(study)], tolerance)
+        for tolerance in sorted({study.analysis.tolerance for study in studies}):
+            if not bottom < tolerance < axes.get_ylim()[1]:
+                continue
+            axes.axhline(tolerance, color=colours["muted"], linewidth=1, linestyle=(0, (1, 2)), zorder=1)
+            axes.text(
+                1, tolerance, f"tolerance {tolerance:g}", transform=axes.get_yaxis_transform(),
+                color=colours["muted"], fontsize=7.5, ha="right", va="bottom",
+            )  # fmt: skip
+    return curves
+
+
+def _draw_effects(name: str, study: Study, axes: Axes, colours: Mapping[str, str]) -> list[Artist]:
+    changes = _blocks(study, "drop_change_relative")
+    residuals = list(study.analysis.trajectory.residual_norms_relative)
+    curves: list[Artist] = [
+        line(axes, name, index, values, colours) for index, values in enumerate((changes, residuals))
+    ]
+    axes.set_ylabel("relative to the output norm (no unit)")
+    axes.set_xlabel("block k")
+    values = [value for value in (*changes, *residuals) if not math.isnan(value)]
+    if study.control is not None:
+        band = study.control.change_relative
+        values += band
+        low, high = min(band), max(band)
+        patch = axes.axhspan(
+            low,
+            high,
+            facecolor=colours["curve2"],
+            edgecolor=colours["curve2"],
+            alpha=0.25,
+            hatch="//",
+            zorder=0,
+        )
+        patch.set_gid(f"{name}-control")
+        curves.append(patch)
+    logarithmic(axes, values, study.analysis.tolerance)
+    return curves
+
+
+def _control_label(control: Band) -> str:
+    count, times = control.removed, len(control.change_relative)
+    return f"{count} random block{'s' if count != 1 else ''} removed ({times} time{'s' if times != 1 else ''})"
+
+
+def svg(plot: Plot) -> str:
+    """Return a plot as an SVG file of its own, in the light colours."""
+    return _render(plot, LIGHT)
+
+
+def inline(plot: Plot) -> str:
+    """Return a plot as an SVG element for a page that has the palette's CSS variables.
+
+    Its ids begin with the plot's name, so that no two in a page are alike.
+    """
+    text = with_variables(_render(plot, PLACEHOLDERS))
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*|<defs>\s*<style.*?</defs>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"| width="[\d.]+pt"| height="[\d.]+pt"', "", text)
+    text = text.replace("xlink:href", "href")
+    own = rf"{plot.name}-"
+    text = re.sub(rf'( id="| href="#|url\(#)(?!{re.escape(own)})', rf"\g<1>{own}", text)
+    return text.strip().replace("<svg ", f'<svg role="img" aria-label="{escape(plot.title)}" ', 1)
+
+
+def png(plot: Plot) -> bytes:
+    """Return a plot as a PNG file, in the light colours, 200 dots an inch."""
+    buffer = BytesIO()
+    with figure_of(plot, LIGHT) as figure:
+        figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _render(plot: Plot, colours: Mapping[str, str]) -> str:
+    buffer = StringIO()
+    with figure_of(plot, colours) as figure:
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    return buffer.getvalue()
