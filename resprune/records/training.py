@@ -162,7 +162,7 @@ RECIPES: dict[str, Recipe] = {
         gamma=0.02,
         teacher_weight=0.0,
     ),
-    "heal": Recipe(epochs=2, gamma=0.0, teacher_weight=1.0, feature_weight=1.0),
+    "heal": Recipe(epochs=2, gamma=0.0, teacher_weight=1.0, feature_weight=100.0),
 }
 """Recipes by name; ``paper`` is that of appendix A.1, its weight decay that of appendix B; ``heal`` brings
 pruned networks back to the original's outputs."""
