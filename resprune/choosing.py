@@ -205,7 +205,10 @@ class Chooser:
         if self.budget.sizes:
             found: list[Removal] = []
             while not self._reached(found):
-                found += islice(coming, 1) or self._give_up(found)
+                removal = next(coming, None)
+                if removal is None:
+                    raise self._too_slow(found)
+                found.append(removal)
             best = self._judged(found)
             if self.budget.speedup is not None:
                 best = replace(best, plan=replace(best.plan, speed=self._speed(best.plan.removed)))
@@ -263,10 +266,10 @@ class Chooser:
                     hint=f"ask for {least:.3g} or more",
                 )
 
-    def _give_up(self, found: Sequence[Removal]) -> list[Removal]:
-        """Say how fast the network is without any block."""
+    def _too_slow(self, found: Sequence[Removal]) -> BudgetError:
+        """Return what says how fast the network is without any block."""
         fastest = self._speed([removal.index for removal in found]).factor
-        raise BudgetError(
+        return BudgetError(
             f"a speedup of {self.budget.speedup:g} cannot be reached: without any block it is {fastest:.2f}",
             where=self.chain.origin.path,
             hint="ask for less, or measure with other --threads or --latency-batch",

@@ -6,7 +6,8 @@ differ, and weights that were kept where training from scratch for as long does 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,13 +15,16 @@ import torch
 from resprune import trajectory
 from resprune.chain import ResidualChain
 from resprune.data import Batches
-from resprune.errors import UsageError
+from resprune.errors import DataError, UsageError
 from resprune.reading import Progress
-from resprune.records import Control, Evaluation, PrunePlan
+from resprune.records import Band, Control, Evaluation, PrunePlan
 from resprune.restoration import Restoration
-from resprune.surgery import remove_blocks
+from resprune.surgery import remove_blocks, skip_blocks
+from resprune.trajectory import Batch, OnBatch
 
 KINDS = ("random", "scratch")
+BAND_SEEDS = 5
+"""How many random removals `analyze` tries."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,44 @@ def random_plan(chain: ResidualChain, count: int, seed: int) -> PrunePlan:
     removed = tuple(sorted(torch.randperm(chain.depth, generator=generator)[:count].tolist()))
     kept = tuple(k for k in range(chain.depth) if k not in removed)
     return PrunePlan(f"random, seed {seed}", removed, kept)
+
+
+@torch.inference_mode()
+def random_band(
+    chain: ResidualChain, batches: Iterable[Batch], count: int, *, on_batch: OnBatch | None = None
+) -> Band:
+    """Return how far removing so many blocks at random moves the output, for `BAND_SEEDS` draws.
+
+    Args:
+        chain: The network.
+        batches: Images; labels are not looked at.
+        count: Number of blocks that each draw removes.
+        on_batch: Told of progress.
+
+    Raises:
+        DataError: where there are no images.
+    """
+    plans = [random_plan(chain, count, seed).removed for seed in range(BAND_SEEDS)]
+    changes, agreements = [0.0] * len(plans), [0] * len(plans)
+    square, samples = 0.0, 0
+    for images, _ in batches:
+        inputs = images.to(chain.device, memory_format=torch.channels_last)
+        final = chain(inputs)
+        square += float(final.square().sum(dtype=torch.float64))
+        samples += len(images)
+        for draw, removed in enumerate(plans):
+            logits = skip_blocks(chain, inputs, removed)
+            changes[draw] += float((logits - final).square().sum(dtype=torch.float64))
+            agreements[draw] += int((logits.argmax(1) == final.argmax(1)).sum())
+        if on_batch is not None:
+            on_batch(len(images))
+    if not samples:
+        raise DataError("no images to measure on")
+    return Band(
+        count,
+        tuple(math.sqrt(change / square) for change in changes),
+        tuple(agreement / samples for agreement in agreements),
+    )
 
 
 def compare_with(

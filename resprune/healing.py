@@ -18,7 +18,6 @@ from resprune.records import EpochRow, Recipe, Recovery
 from resprune.recovery import divergence
 
 HEALING = "healing"
-OnEpoch = Callable[[EpochRow], None]
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Healer:
     images: TrainingData
     device: str
     progress: Progress
-    on_epoch: OnEpoch
+    on_epoch: Callable[[EpochRow], None]
 
     @classmethod
     def open(
@@ -50,7 +49,7 @@ class Healer:
         *,
         device: str = "auto",
         progress: Progress,
-        on_epoch: OnEpoch = lambda row: None,
+        on_epoch: Callable[[EpochRow], None] = lambda row: None,
         **options: Any,
     ) -> Healer:
         """Open labelled training images for a network.

@@ -19,11 +19,10 @@ from resprune import checkpoint, doubt, surgery, trajectory
 from resprune.chain import ResidualChain, seeded_images
 from resprune.checks import check_network
 from resprune.choosing import Choice, choose_for
-from resprune.controls import Measure, compare_with
+from resprune.controls import Measure, compare_with, random_band
 from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST
 from resprune.exporting import folder as output
 from resprune.families import FAMILIES
-from resprune.healing import OnEpoch
 from resprune.loading import load
 from resprune.reading import Data, Progress, batches_for, silent
 from resprune.records import (
@@ -38,7 +37,7 @@ from resprune.records import (
     Remedy,
 )
 from resprune.report import card, results
-from resprune.restoration import CHOICE_IMAGES, Restoration, Step
+from resprune.restoration import CHOICE_IMAGES, OnEpoch, Restoration, Step
 from resprune.selection import check_tolerance, select, tail_rule
 from resprune.verify import verify
 from resprune.wrapping import wrap
@@ -65,13 +64,13 @@ def analyze(
     progress: Progress = silent,
     **options: Any,
 ) -> Analysis:
-    """Measure all exits, residuals and drop effects.
+    """Measure all exits, residuals, drop effects, and what random removals do.
 
     Args:
         chain: The network.
         data: Labelled or unlabelled images; needed unless the chain is the demo.
         tol: Tolerance of the suggested depth.
-        drops: Also measure the effect of dropping each block alone.
+        drops: Also measure the effect of dropping each block alone, and of dropping random ones.
         progress: Shown the images done.
         options: Of `resprune.data.open_data`: split, samples, seed, batch_size.
     """
@@ -81,7 +80,11 @@ def analyze(
     with progress("analyze", batches.summary.samples) as on_batch:
         measured = trajectory.measure(chain, batches, drops=drops, on_batch=on_batch)
     suggested = tail_rule(measured.residual_norms_relative, tol)
-    return Analysis(chain.summary, batches.summary, measured, tol, suggested)
+    band = None
+    if drops and chain.depth:
+        with progress("control", batches.summary.samples) as on_batch:
+            band = random_band(chain, batches, max(1, chain.depth - suggested), on_batch=on_batch)
+    return Analysis(chain.summary, batches.summary, measured, tol, suggested, band)
 
 
 def choose(

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from resprune.chain import ResidualChain
 from resprune.data import CHOICE_FIRST, Batches
 from resprune.errors import UsageError
-from resprune.healing import Healer, OnEpoch
 from resprune.reading import Data, Progress, batches_for, silent, spec_for
-from resprune.records import PrunePlan, Recipe, Recovery
+from resprune.records import EpochRow, PrunePlan, Recipe, Recovery
 from resprune.recovery import NOTHING_LOST, divergence, recover
+
+if TYPE_CHECKING:
+    from resprune.healing import Healer
 
 CHOICE_IMAGES = 5000
 """On how many images at most a plan is chosen, and a pruned network recovered."""
 
+OnEpoch = Callable[[EpochRow], None]
+"""Told of every epoch of a healing, epoch 0 (before any training) included."""
 Step = tuple[ResidualChain, Recovery]
 """The best network so far, and what was tried."""
 
@@ -73,6 +79,8 @@ class Restoration:
         """
         images = healer = None
         if heal is not None:
+            from resprune.healing import Healer  # with the training loop and Accelerate, a second to import
+
             spec = spec_for(chain, data)
             if isinstance(spec, Batches):
                 raise UsageError("batches that were opened cannot be trained on", hint="give the data's spec")

@@ -12,11 +12,12 @@ from commands import refusal, run
 from conftest import ARCHITECTURES, make_chain
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from resprune import pipeline, trajectory
+from resprune import choosing, pipeline, trajectory
 from resprune.chain import ResidualChain
 from resprune.errors import BudgetError, DataError, UsageError
-from resprune.records import Budget, Evaluation, Method, PrunePlan, Removal
+from resprune.records import Budget, Evaluation, Latency, Method, PrunePlan, Removal
 from resprune.recovery import divergence
 from resprune.selection import surgical
 from resprune.surgery import remove_blocks
@@ -136,6 +137,54 @@ def test_an_accuracy_that_cannot_be_kept_says_how_close_one_gets(
     said = refused(*words, "--max-drop", 3, "--target-macs", 0.5)
     assert re.search(r"not both; \d blocks must go for the first, and cost \d+\.00 points", said)
     assert not (tmp_path / "out").exists()
+
+
+def scripted_clock(monkeypatch: pytest.MonkeyPatch, head: float = 2.0) -> None:
+    """Let every block take a millisecond and the rest ``head``; block 3 four of them."""
+
+    def takes(chain: ResidualChain) -> float:
+        whole = {block.path for block in chain.blocks}
+        return head + len(whole) + (3.0 if chain.depth == 8 else 0.0)
+
+    def measure(candidates: list[ResidualChain], images: Tensor, **how: object) -> tuple[Latency, ...]:
+        return tuple(Latency((takes(own),) * 10, len(images), 1, "cpu") for own in candidates)
+
+    monkeypatch.setattr(choosing, "measure", measure)
+    monkeypatch.setattr(choosing, "block_prices", lambda chain, images: (1.0,) * 3 + (1e6,) + (1.0,) * 4)
+
+
+def test_blocks_go_until_the_clock_says_enough(
+    image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted_clock(monkeypatch)
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    assert chain.depth == 8
+    chosen = pipeline.choose_for(chain, image_folder(), Budget(speedup=1.6), latency_batch=4)
+    assert chosen.plan.speed is not None
+    # 13 ms for the whole network, 9 for seven blocks, 8 for six.
+    assert len(chosen.plan.removed) == 2
+    assert chosen.plan.speed.factor == pytest.approx(13 / 8)
+    assert (chosen.plan.speed.batch_size, chosen.plan.speed.threads) == (4, 1)
+    assert 3 in chosen.plan.removed  # worth most
+    with pytest.raises(BudgetError, match=r"a speedup of 7 cannot be reached: without any block it is 6\.50"):
+        pipeline.choose_for(chain, image_folder("again"), Budget(speedup=7))
+
+
+def test_a_speedup_is_told_with_how_it_was_measured(
+    cifar_file: Path, image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted_clock(monkeypatch)
+    words = ("prune", cifar_file, "--data", image_folder(), "--speedup", 1.6, "--latency-batch", 8, "--dry-run")
+    shown = " ".join(run(*words).stdout.split())
+    assert "speed 1.62 times faster (1.62 to 1.62; batch of 8, 1 thread, cpu), eager mode" in shown
+    found = json.loads(run(*words, "--json").stdout)["plan"]["speed"]
+    assert found == {
+        "factor": pytest.approx(13 / 8),
+        "quartiles": [pytest.approx(13 / 8)] * 2,
+        "batch_size": 8,
+        "threads": 1,
+        "device": "cpu",
+    }
 
 
 @pytest.mark.parametrize(

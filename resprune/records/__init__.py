@@ -31,6 +31,7 @@ from resprune.records.networks import (
 from resprune.records.results import (
     Alternative,
     Analysis,
+    Band,
     BlockRow,
     Control,
     DataSummary,
@@ -45,7 +46,7 @@ from resprune.records.results import (
     Trajectory,
     Verification,
 )
-from resprune.records.studies import Band, Bounds, Study
+from resprune.records.studies import Bounds, Study
 from resprune.records.training import RECIPES, EpochRow, FinetuneOutcome, Heads, Recipe
 
 __all__ = [

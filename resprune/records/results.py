@@ -279,14 +279,40 @@ class Remedy:
 
 
 @dataclass(frozen=True)
+class Band:
+    """What random removals of as many blocks did, one entry a repetition.
+
+    Attributes:
+        removed: Number of blocks that each of them removed.
+        change_relative: Root mean square change of the final output over that of its norm; no unit.
+        agreement: Fraction of images whose top class stayed.
+    """
+
+    removed: int
+    change_relative: tuple[float, ...]
+    agreement: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Analysis:
-    """What `analyze` found; `suggested_depth` is M(tolerance) of the tail rule."""
+    """What `analyze` found.
+
+    Attributes:
+        network: That was measured.
+        data: The images.
+        trajectory: All exits, residuals and, if asked for, drops.
+        tolerance: Of the tail rule.
+        suggested_depth: M(tolerance).
+        control: What random removals of as many blocks as the tail rule suggests do, of one where it suggests
+            none; None where drops were not measured.
+    """
 
     network: NetworkSummary
     data: DataSummary
     trajectory: Trajectory
     tolerance: float
     suggested_depth: int
+    control: Band | None = None
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,6 @@ from resprune.records.results import Analysis
 
 
 @dataclass(frozen=True)
-class Band:
-    """What random removals of as many blocks did, one entry a repetition.
-
-    Attributes:
-        removed: Number of blocks that each of them removed.
-        change_relative: Root mean square change of the final output over that of its norm; no unit.
-        agreement: Fraction of images whose top class stayed.
-    """
-
-    removed: int
-    change_relative: tuple[float, ...]
-    agreement: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class Bounds:
     """Bounds 1 and 2 of the paper with every term of its Tables 2 and 3; losses in nats.
 
@@ -68,7 +53,6 @@ class Study:
         analysis: What was measured.
         version: Of the resprune that measured it.
         made: How: ``command``, ``seed`` and versions of libraries, as far as they are known.
-        control: Of random removals; None where none were tried.
         bounds: With a SubResNet; None where there was none.
         sub_path: That SubResNet's checkpoint.
     """
@@ -77,7 +61,6 @@ class Study:
     analysis: Analysis
     version: str
     made: Mapping[str, Any] = field(default_factory=dict)
-    control: Band | None = None
     bounds: Bounds | None = None
     sub_path: str = ""
 

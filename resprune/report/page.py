@@ -119,7 +119,7 @@ def _sentence(study: Study) -> str:
 
 
 def _control(study: Study) -> str:
-    control = study.control
+    control = study.analysis.control
     if control is None:
         return ""
     low, high = min(control.change_relative), max(control.change_relative)

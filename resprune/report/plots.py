@@ -100,8 +100,8 @@ def plots(studies: Sequence[Study]) -> list[Plot]:
             name = "drop-effects" if len(shown) == 1 else f"drop-effects-{index + 1}"
             whose = "" if len(shown) == 1 else f": {study.name}"
             labels = ["output's change without block k alone", "residual norm of block k"]
-            if study.control is not None:
-                labels.append(_control_label(study.control))
+            if study.analysis.control is not None:
+                labels.append(_control_label(study.analysis.control))
             made.append(
                 Plot(
                     name,
@@ -146,8 +146,8 @@ def _draw_effects(name: str, study: Study, axes: Axes, colours: Mapping[str, str
     axes.set_ylabel("relative to the output norm (no unit)")
     axes.set_xlabel("block k")
     values = [value for value in (*changes, *residuals) if not math.isnan(value)]
-    if study.control is not None:
-        band = study.control.change_relative
+    if study.analysis.control is not None:
+        band = study.analysis.control.change_relative
         values += band
         low, high = min(band), max(band)
         patch = axes.axhspan(

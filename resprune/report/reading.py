@@ -101,10 +101,16 @@ def study(content: Any, name: str, *, where: object = None) -> Study:
     control = top.inner("control", optional=True)
     return Study(
         name=name,
-        analysis=Analysis(network, summary, trajectory, top.get("tolerance", _amount), depth),
+        analysis=Analysis(
+            network,
+            summary,
+            trajectory,
+            top.get("tolerance", _amount),
+            depth,
+            None if control is None else _control(control),
+        ),
         version=top.get("version", _text),
         made=_made(top),
-        control=None if control is None else _control(control),
         bounds=None if bounds is None else _bounds(bounds),
         sub_path="" if bounds is None else bounds.inner("sub").get("path", _text),
     )

@@ -11,6 +11,7 @@ from typing import Any
 from resprune.records import (
     WHOLE,
     Analysis,
+    Band,
     BenchOutcome,
     Bounds,
     Comparison,
@@ -59,6 +60,7 @@ def analyze(analysis: Analysis) -> dict[str, Any]:
         "blocks": [asdict(row) for row in measured.rows],
         "tolerance": analysis.tolerance,
         "suggested_depth": analysis.suggested_depth,
+        "control": None if analysis.control is None else _band(analysis.control),
     }
 
 
@@ -84,6 +86,14 @@ def bounds(found: Bounds, sub: NetworkSummary) -> dict[str, Any]:
                 "gap": found.average_loss_gap,
             },
         }
+    }
+
+
+def _band(band: Band) -> dict[str, Any]:
+    return {
+        "removed": band.removed,
+        "change_relative": list(band.change_relative),
+        "agreement": list(band.agreement),
     }
 
 

@@ -92,7 +92,22 @@ def analyze(analysis: Analysis) -> RenderableType:
     final = analysis.trajectory.final
     table.add_row(str(len(rows)), "output", percent(final.accuracy), number(final.loss), style="bold")
     head = f"{analysis.network.architecture.name}, {images_of(analysis.data)}"
-    return Group(Text(head), *input_lines(analysis.data), table, Text(), Text(suggestion(analysis)))
+    return Group(Text(head), *input_lines(analysis.data), table, Text(), *map(Text, _words(analysis)))
+
+
+def _words(analysis: Analysis) -> list[str]:
+    """Return the suggestion, and what to compare it with."""
+    band = analysis.control
+    if band is None:
+        return [suggestion(analysis)]
+    blocks = "1 block" if band.removed == 1 else f"{band.removed} blocks"
+    changes, kept = band.change_relative, band.agreement
+    return [
+        suggestion(analysis),
+        f"Control: {blocks} removed at random, {len(changes)} times, move the output by {min(changes):.2g} to"
+        f" {max(changes):.2g} of its norm and keep the top class of {percent(min(kept))} to"
+        f" {percent(max(kept))} % of the images.",
+    ]
 
 
 def bounds(found: Bounds, network: NetworkSummary, sub: NetworkSummary, data: DataSummary) -> RenderableType:

@@ -1,0 +1,98 @@
+"""Networks to compare a pruned one with: random removals and training from scratch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from commands import refusal, run
+from conftest import ARCHITECTURES, make_chain, make_images
+from test_surgery import removing
+
+from resprune.controls import BAND_SEEDS, random_band, random_plan
+from resprune.surgery import remove_blocks
+
+
+def test_random_plans_are_drawn_by_their_seed() -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    plans = [random_plan(chain, 3, seed) for seed in range(8)]
+    assert all(len(set(plan.removed)) == 3 for plan in plans)
+    assert all(sorted((*plan.removed, *plan.kept)) == list(range(chain.depth)) for plan in plans)
+    assert len({plan.removed for plan in plans}) > 3
+    assert plans == [random_plan(chain, 3, seed) for seed in range(8)]
+
+
+def test_the_band_is_what_cut_networks_give() -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    images = make_images(chain, 12)
+    band = random_band(chain, [(part, None) for part in images.split(5)], 3)
+    assert band.removed == 3
+    assert len(band.change_relative) == len(band.agreement) == BAND_SEEDS
+    with torch.inference_mode():
+        final = chain(images)
+        for seed in range(BAND_SEEDS):
+            cut = remove_blocks(chain, removing(chain, *random_plan(chain, 3, seed).removed))(images)
+            change = float((cut - final).norm() / final.norm())
+            agreement = float((cut.argmax(1) == final.argmax(1)).float().mean())
+            assert band.change_relative[seed] == pytest.approx(change, rel=1e-4)
+            assert band.agreement[seed] == pytest.approx(agreement)
+
+
+def test_healing_and_controls_from_the_command_line(
+    cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    image_folder("data/train", each=6)
+    image_folder("data/test", each=2)
+    words = ("prune", cifar_file, "--data", tmp_path / "data", "--remove", "1,4", "--batch-size", 16)
+    healing = ("--heal-steps", 3, "--control", "random", "--control", "scratch", "--control-seeds", 2)
+    result = run(*words, *healing, "--out", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    healed = found["recovery"][-1]
+    assert healed["kind"] == "healing"
+    assert healed["recipe"]["steps"] == 3
+    assert healed["split"] == "train"
+    assert healed["images"] + healed["held_out"] == 60
+    assert healed["kept"] == (healed["divergence"]["after"] < healed["divergence"]["before"])
+    assert "Healing: epoch 1, accuracy" in result.stderr
+    kinds = [(control["kind"], control["seed"]) for control in found["controls"]]
+    assert kinds == [("random", 0), ("random", 1), ("scratch", 0), ("scratch", 1)]
+    for control in found["controls"]:
+        assert len(control["removed"]) == 2
+        assert 0 <= control["after"]["accuracy"] <= 1
+        assert (control["raw"] is None) == (control["kind"] == "scratch")
+    losses = [control["after"]["loss"] for control in found["controls"]]
+    assert len(set(losses)) == 4
+    # What is written is what the figures are of.
+    again = json.loads(run("evaluate", tmp_path / "out", "--data", tmp_path / "data", "--json").stdout)
+    assert again["loss"] == pytest.approx(found["after"]["loss"], rel=1e-4)
+    shown = run(*words, *healing, "--out", tmp_path / "second").stdout
+    assert "Control: as many blocks removed at random, 2 seeds: accuracy" in " ".join(shown.split())
+    assert "Control: the same shape trained from scratch, 2 seeds: accuracy" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--control", "scratch"], "trains for as long as the healing, and there is none; add --heal EPOCHS"),
+        (["--control", "best"], "no control 'best'; choose from random, scratch"),
+        (["--heal", 1, "--heal-steps", 2], "--heal and --heal-steps both say how long to heal"),
+        (["--heal-rate", 0.1], "--heal-rate is of a healing, and there is none; add --heal EPOCHS"),
+        (["--heal", 1, "--heal-rate", -1], "rate must be above 0, got -1"),
+    ],
+)
+def test_wishes_that_contradict_each_other(
+    cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path, words: list[object], message: str
+) -> None:
+    given = ("prune", cifar_file, "--remove", 1, "--data", image_folder(), "--out", tmp_path / "out")
+    assert message in refusal(2, *given, *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_healing_and_controls_need_images(cifar_file: Path, tmp_path: Path) -> None:
+    given = ("prune", cifar_file, "--remove", 1, "--out", tmp_path / "out")
+    assert "--heal needs images; name some with --data" in refusal(2, *given, "--heal", 1)
+    assert "controls are compared on images" in refusal(2, *given, "--control", "random")

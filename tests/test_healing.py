@@ -1,0 +1,93 @@
+"""Distillation of outputs and of the stages' states, in the loop of fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ARCHITECTURES, make_chain, make_images
+from test_surgery import removing
+
+from resprune.chain import ResidualChain
+from resprune.errors import UsageError
+from resprune.healing import HEALING, Healer
+from resprune.records import RECIPES, Recipe
+from resprune.stage_cost import feature_loss
+from resprune.surgery import remove_blocks
+
+
+def quiet(description: str, images: int) -> AbstractContextManager[Callable[[int], None]]:
+    return nullcontext(lambda done: None)
+
+
+def test_features_are_the_states_at_the_ends_of_stages(chain: ResidualChain) -> None:
+    images = make_images(chain, 3)
+    with torch.inference_mode():
+        logits, ends = chain.with_features(images)
+        torch.testing.assert_close(logits, chain(images))
+        assert len(ends) == len(chain.architecture.stages)
+        x, seen = chain.stem(images), {}
+        for part in chain.parts:
+            x = part.module(x)
+            seen[part.stage] = x
+        for stage, state in seen.items():
+            torch.testing.assert_close(ends[stage], state)
+        pruned = remove_blocks(chain, removing(chain, *range(1, chain.depth)))
+        assert [state.shape for state in pruned.with_features(images)[1]] == [state.shape for state in ends]
+
+
+def test_the_loss_of_features_is_relative() -> None:
+    target = [torch.full((2, 3, 4, 4), 2.0), torch.ones(2, 5, 2, 2)]
+    own = [torch.full((2, 3, 4, 4), 3.0), torch.zeros(2, 5, 2, 2)]
+    assert float(feature_loss(own, target)) == pytest.approx((0.25 + 1.0) / 2)
+    assert float(feature_loss([10 * x for x in own], [10 * x for x in target])) == pytest.approx(0.625)
+    assert float(feature_loss(target, target)) == 0
+
+
+def test_features_and_a_stage_cost_do_not_go_together() -> None:
+    with pytest.raises(UsageError, match="gamma 0, or feature_weight 0"):
+        Recipe(feature_weight=1.0)
+    assert RECIPES["heal"].gamma == 0
+
+
+def healer(chain: ResidualChain, images: Path, **changes: object) -> Healer:
+    recipe = replace(RECIPES["heal"], batch_size=16, steps=12, hold_out=0.2, **changes)
+    return Healer.open(chain, images, recipe, device="cpu", progress=quiet)
+
+
+def test_a_pruned_network_comes_closer_to_the_original(image_folder: Callable[..., Path]) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    pruned = remove_blocks(chain, removing(chain, 1, 4))
+    before = {name: tensor.clone() for name, tensor in pruned.network.state_dict().items()}
+    healed, record = healer(chain, image_folder(each=10), rate=0.002).heal(pruned)
+    assert (record.kind, record.kept, record.images, record.held_out) == (HEALING, True, 80, 20)
+    assert record.after < record.before
+    assert healed.architecture == pruned.architecture
+    assert all(torch.equal(tensor, before[name]) for name, tensor in pruned.network.state_dict().items())
+    assert not healed.network.training
+
+
+def test_a_healing_that_does_harm_is_not_kept(image_folder: Callable[..., Path]) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    pruned = remove_blocks(chain, removing(chain, 1))
+    own = healer(chain, image_folder(each=10), teacher_weight=0.0, feature_weight=0.0, rate=0.5)
+    healed, record = own.heal(pruned)
+    assert not record.kept
+    assert healed is pruned
+
+
+def test_from_scratch_nothing_of_the_weights_is_left(image_folder: Callable[..., Path]) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    pruned = remove_blocks(chain, removing(chain, 1, 4))
+    own = healer(chain, image_folder(each=10))
+    first, second = own.from_scratch(pruned, 5), own.from_scratch(pruned, 6)
+    names = [name for name, tensor in pruned.network.state_dict().items() if tensor.ndim == 4]
+    for name in names:
+        weights = [network.network.state_dict()[name].flatten() for network in (pruned, first, second)]
+        for one, other in ((0, 1), (1, 2)):
+            assert abs(float(torch.corrcoef(torch.stack([weights[one], weights[other]]))[0, 1])) < 0.6, name
+    assert first.architecture == pruned.architecture
