@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from resprune import trajectory
 from resprune.chain import ResidualChain, seeded_images
-from resprune.data import CHOICE_FIRST, Batches
+from resprune.data import CHOICE_FIRST, Batches, is_small
 from resprune.errors import BudgetError, DataError, UsageError
 from resprune.latency import block_prices, measure
 from resprune.reading import Data, Progress, batches_for, silent
@@ -23,8 +24,8 @@ from resprune.selection import surgical
 from resprune.sensitivity import removals
 from resprune.surgery import remove_blocks
 
-IMAGES = 512
-"""How many images at most the order of removals is found on."""
+SMALL_IMAGES, LARGE_IMAGES = 512, 128
+"""How many images at most the order of removals is found on; a large one has many pixels."""
 Clock = Callable[[ResidualChain], Speed]
 """Measures how many times faster a network is than the original."""
 
@@ -126,7 +127,8 @@ def choose_for(
         )
         judge, restoration = restoration.divided(images)
     seen, batches = list[Tensor](), iter(images)
-    while sum(map(len, seen)) < min(IMAGES, images.summary.samples):
+    enough = SMALL_IMAGES if is_small(chain.preprocessing) else LARGE_IMAGES
+    while sum(map(len, seen)) < min(enough, images.summary.samples):
         seen.append(next(batches)[0])
     macs = savings(chain)
     sizes = tuple(sum(p.numel() for p in block.branch.parameters()) for block in chain.blocks)
@@ -174,6 +176,7 @@ class Chooser:
         judge: Labelled images that a drop is measured on; needed for one.
         restoration: What is done to a network before its accuracy counts.
         tell: Told of every candidate whose accuracy was measured.
+        measured: Speeds so far, by the blocks that are gone: what decided is what is told.
     """
 
     chain: ResidualChain
@@ -186,6 +189,7 @@ class Chooser:
     judge: Batches | None
     restoration: Restoration
     tell: Callable[[Candidate], None]
+    measured: dict[frozenset[int], Speed] = field(default_factory=dict)
 
     def choose(self) -> Candidate:
         """Return the plan: as few removals as the sizes ask for, or as many as the accuracy allows.
@@ -235,8 +239,12 @@ class Chooser:
 
     def _speed(self, gone: Sequence[int]) -> Speed:
         assert self.clock is not None
-        kept = tuple(k for k in range(self.chain.depth) if k not in gone)
-        return self.clock(remove_blocks(self.chain, PrunePlan("speed", tuple(sorted(gone)), kept)))
+        key = frozenset(gone)
+        if key not in self.measured:
+            kept = tuple(k for k in range(self.chain.depth) if k not in gone)
+            cut = remove_blocks(self.chain, PrunePlan("speed", tuple(sorted(gone)), kept))
+            self.measured[key] = self.clock(cut)
+        return self.measured[key]
 
     def _sizes(self) -> list[tuple[float, int, tuple[int, ...]]]:
         """Return limit, total, and what each block's removal saves, for every size that is limited."""
@@ -263,7 +271,7 @@ class Chooser:
                     f"{limit:g} of the {name} cannot be reached: stem, projections and head are"
                     f" {least:.3g} of them",
                     where=self.chain.origin.path,
-                    hint=f"ask for {least:.3g} or more",
+                    hint=f"ask for {math.ceil(1e4 * least) / 1e4:g} or more",
                 )
 
     def _too_slow(self, found: Sequence[Removal]) -> BudgetError:

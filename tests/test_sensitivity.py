@@ -14,7 +14,7 @@ from resprune.chain import ResidualChain
 from resprune.errors import ArchitectureError, DataError, UsageError
 from resprune.records import Architecture, PrunePlan, Removal
 from resprune.search import Search, gated, savings
-from resprune.sensitivity import order_removals
+from resprune.sensitivity import EFFORT, order_removals
 from resprune.stage_cost import vanishing_group
 from resprune.surgery import remove_blocks, skip_blocks
 
@@ -195,13 +195,17 @@ def test_it_stops_when_told(small: ResidualChain) -> None:
     assert order_removals(small, images, count=0) == ()
 
 
-@pytest.mark.parametrize(("rank", "effort"), [("trials", 3.0), ("gates", 2.5)])
-def test_passes_are_within_the_budget(rank: Rank, effort: float) -> None:
+@pytest.mark.parametrize(
+    ("rank", "effort", "compensated"),
+    [("trials", EFFORT, False), ("trials", EFFORT, True), ("gates", 2.5, False)],
+)
+def test_passes_are_within_the_budget(rank: Rank, effort: float, compensated: bool) -> None:
     chain = make_chain(DEEP)
     for seed in range(2):
         passes: list[float] = []
         images = make_images(chain, 4, seed)
-        order_removals(chain, [images], count=9, effort=effort, rank=rank, seed=seed, on_pass=passes.append)
+        own = {"effort": effort, "rank": rank, "compensated": compensated, "seed": seed}
+        order_removals(chain, [images], count=9, on_pass=passes.append, **own)
         assert 10 < sum(passes) <= 40
 
 
