@@ -126,6 +126,9 @@ def test_the_folder_says_what_was_done(tmp_path: Path) -> None:
         "kept": list(range(7)),
         "depth": 7,
         "reasons": ["kept: among the first 7"] * 7 + ["removed: not among the first 7"],
+        "divergence": None,
+        "speed": None,
+        "beside": [],
     }
     assert report["verified"]["max_abs_difference"] <= report["verified"]["tolerance"]
     section = json.loads((tmp_path / "out" / "config.json").read_text())["resprune"]

@@ -164,7 +164,7 @@ def test_separate_heads_learn_at_the_rate_divided_by_gamma() -> None:
     twin = copy.deepcopy(one.student)
     x = normalise(images, one.student.chain.preprocessing).contiguous(memory_format=torch.channels_last)
     # Exit k's head sees the gradient of its own loss, as if it were trained alone at the base rate.
-    stage_cost(twin(x), labels, 1.0).total.backward()
+    stage_cost(twin(x)[0], labels, 1.0).total.backward()
     grad = dict(twin.own.named_parameters())[name].grad
     assert grad is not None
     one.step(0, iter([(images, labels)]))

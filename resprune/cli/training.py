@@ -56,6 +56,10 @@ def finetune(
         float | None, _option("Part of the final loss that the teacher has [0.9].", metavar="W")
     ] = None,
     temperature: Annotated[float | None, _option("Of the teacher's softened output [4].", metavar="T")] = None,
+    feature_weight: Annotated[
+        float | None,
+        _option("Of the states' distance from the teacher's at stages' ends, with gamma 0 [0].", metavar="W"),
+    ] = None,
     rate: Annotated[float | None, _option("Largest learning rate [0.02].", "--rate", "--lr")] = None,
     optimizer: Annotated[str | None, _option("sgd (Nesterov) or adamw.", metavar="NAME")] = None,
     momentum: Annotated[float | None, _option("Of SGD [0.9].")] = None,
@@ -134,6 +138,7 @@ def finetune(
             "heads": heads,
             "teacher_weight": teacher_weight,
             "temperature": temperature,
+            "feature_weight": feature_weight,
             "label_smoothing": label_smoothing,
             "mixup": mixup,
             "cutmix": cutmix,
