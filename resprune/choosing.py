@@ -19,7 +19,7 @@ from resprune.latency import block_prices, measure
 from resprune.reading import Data, Progress, batches_for, silent
 from resprune.records import Alternative, Budget, DataSummary, Method, PrunePlan, Recipe, Removal, Speed
 from resprune.restoration import CHOICE_IMAGES, Restoration, Step
-from resprune.search import savings
+from resprune.search import parameter_savings, savings
 from resprune.selection import surgical
 from resprune.sensitivity import removals
 from resprune.surgery import remove_blocks
@@ -130,9 +130,8 @@ def choose_for(
     enough = SMALL_IMAGES if is_small(chain.preprocessing) else LARGE_IMAGES
     while sum(map(len, seen)) < min(enough, images.summary.samples):
         seen.append(next(batches)[0])
-    macs = savings(chain)
-    sizes = tuple(sum(p.numel() for p in block.branch.parameters()) for block in chain.blocks)
-    price: Sequence[float] = sizes if budget.macs is None and budget.parameters is not None else macs
+    by_parameters = budget.macs is None and budget.parameters is not None
+    price: Sequence[float] = parameter_savings(chain) if by_parameters else savings(chain)
     clock = None
     if budget.speedup is not None:
         noise = seeded_images(chain.preprocessing, latency_batch, seed).to(chain.device)
@@ -230,7 +229,7 @@ class Chooser:
     def _reached(self, found: Sequence[Removal]) -> bool:
         """Whether sizes and speed are what the budget asks for; the clock is asked last."""
         gone = [removal.index for removal in found]
-        for limit, total, saved in self._sizes():
+        for limit, total, saved in self._sizes:
             if total - sum(saved[k] for k in gone) > limit * total:
                 return False
         if self.budget.speedup is None:
@@ -246,14 +245,14 @@ class Chooser:
             self.measured[key] = self.clock(cut)
         return self.measured[key]
 
+    @cached_property
     def _sizes(self) -> list[tuple[float, int, tuple[int, ...]]]:
         """Return limit, total, and what each block's removal saves, for every size that is limited."""
         chain, sizes = self.chain, []
         if self.budget.macs is not None:
             sizes.append((self.budget.macs, chain.summary.macs, savings(chain)))
         if self.budget.parameters is not None:
-            own = tuple(sum(p.numel() for p in block.branch.parameters()) for block in chain.blocks)
-            sizes.append((self.budget.parameters, chain.summary.parameters, own))
+            sizes.append((self.budget.parameters, chain.summary.parameters, parameter_savings(chain)))
         return sizes
 
     def check(self) -> None:
@@ -263,7 +262,7 @@ class Chooser:
             BudgetError: says how close one gets.
         """
         units = [unit for unit in ("macs", "parameters") if getattr(self.budget, unit) is not None]
-        for unit, (limit, total, saved) in zip(units, self._sizes(), strict=True):
+        for unit, (limit, total, saved) in zip(units, self._sizes, strict=True):
             least = (total - sum(saved)) / total
             if least > limit:
                 name = "MACs" if unit == "macs" else unit
@@ -336,10 +335,11 @@ class Chooser:
         if self.method == "tail" or plan.is_tail:
             return ()
         coming = removals(self.chain, self.images, method="tail", compensated=self.compensated)
-        by_size = bool(self._sizes()) and self.budget.speedup is None
+        by_size = bool(self._sizes) and self.budget.speedup is None
         found: list[Removal] = []
         while (not self._reached(found)) if by_size else len(found) < len(plan.removed):
             found += islice(coming, 1)
         gone = tuple(sorted(removal.index for removal in found))
-        macs = self.chain.summary.macs - sum(savings(self.chain)[k] for k in gone)
+        saved = savings(self.chain)
+        macs = self.chain.summary.macs - sum(saved[k] for k in gone)
         return (Alternative("tail", gone, found[-1].divergence, macs),)

@@ -53,6 +53,11 @@ def savings(chain: ResidualChain) -> tuple[int, ...]:
     return tuple(chain.costs[k][0] - macs for k, macs in kept.items())
 
 
+def parameter_savings(chain: ResidualChain) -> tuple[int, ...]:
+    """Return the parameters that each block's removal saves; projections stay."""
+    return tuple(sum(p.numel() for p in block.branch.parameters()) for block in chain.blocks)
+
+
 @dataclass
 class Search:
     """The chain with some blocks removed, over the calibration images, against the whole chain."""
