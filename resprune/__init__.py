@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from resprune.comparing import bench as bench
     from resprune.comparing import compare as compare
     from resprune.errors import ResPruneError as ResPruneError
+    from resprune.exploring import frontier as frontier
     from resprune.exporting.formats import export as export
     from resprune.finetuning import Finetuned as Finetuned
     from resprune.finetuning import finetune as finetune
     from resprune.pipeline import Pruned as Pruned
     from resprune.pipeline import analyze as analyze
+    from resprune.pipeline import choose_for as choose_for
     from resprune.pipeline import evaluate as evaluate
     from resprune.pipeline import load as load
     from resprune.pipeline import prune as prune
@@ -25,22 +27,28 @@ if TYPE_CHECKING:
     from resprune.pipeline import select as select
     from resprune.pipeline import wrap as wrap
     from resprune.records import Analysis as Analysis
+    from resprune.records import Budget as Budget
+    from resprune.records import Frontier as Frontier
     from resprune.records import Preprocessing as Preprocessing
     from resprune.records import Recipe as Recipe
 
 _WHERE = {
     "ResPruneError": "resprune.errors",
     "Analysis": "resprune.records",
+    "Budget": "resprune.records",
     "Finetuned": "resprune.finetuning",
+    "Frontier": "resprune.records",
     "Preprocessing": "resprune.records",
     "Recipe": "resprune.records",
     "Pruned": "resprune.pipeline",
     "analyze": "resprune.pipeline",
     "bench": "resprune.comparing",
+    "choose_for": "resprune.pipeline",
     "compare": "resprune.comparing",
     "evaluate": "resprune.pipeline",
     "export": "resprune.exporting.formats",
     "finetune": "resprune.finetuning",
+    "frontier": "resprune.exploring",
     "load": "resprune.pipeline",
     "prune": "resprune.pipeline",
     "save": "resprune.pipeline",
@@ -50,7 +58,9 @@ _WHERE = {
 
 __all__ = [
     "Analysis",
+    "Budget",
     "Finetuned",
+    "Frontier",
     "Preprocessing",
     "Pruned",
     "Recipe",
@@ -58,10 +68,12 @@ __all__ = [
     "__version__",
     "analyze",
     "bench",
+    "choose_for",
     "compare",
     "evaluate",
     "export",
     "finetune",
+    "frontier",
     "load",
     "prune",
     "save",

@@ -12,10 +12,10 @@ import torch
 from resprune import training
 from resprune.chain import ResidualChain
 from resprune.data import TrainingData, open_training
+from resprune.divergence import divergence
 from resprune.fresh import initialise
 from resprune.reading import Progress
 from resprune.records import EpochRow, Recipe, Recovery
-from resprune.recovery import divergence
 
 HEALING = "healing"
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from resprune.chain import ResidualChain
 from resprune.compensation import affordable_images, can_compensate, compensate
 from resprune.data import Batches
+from resprune.divergence import divergence
 from resprune.errors import DataError
 from resprune.reading import Progress
 from resprune.records import PrunePlan, Recovery
@@ -86,28 +86,6 @@ def recover(
             fitted = compensate(chain, pruned, plan, calibration, seed=seed, on_batch=on_batch)
         judge(COMPENSATION, seen, fitted)
     return steps
-
-
-@torch.inference_mode()
-def divergence(
-    chain: ResidualChain, other: ResidualChain, batches: Iterable[Batch], *, on_batch: OnBatch | None = None
-) -> float:
-    """Return the mean over images of ``KL(softmax(yhat) || softmax(yhat'))`` in nats, yhat the chain's logits.
-
-    Raises:
-        DataError: where there are no images.
-    """
-    total, samples = 0.0, 0
-    for images, _ in batches:
-        images = images.to(chain.device, memory_format=torch.channels_last)
-        target, own = (F.log_softmax(network(images).double(), dim=1) for network in (chain, other))
-        total += float(F.kl_div(own, target, reduction="sum", log_target=True))
-        samples += len(images)
-        if on_batch is not None:
-            on_batch(len(images))
-    if not samples:
-        raise DataError("no images to compare two networks on")
-    return total / samples
 
 
 def re_estimate(

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from resprune.chain import ResidualChain
 from resprune.data import CHOICE_FIRST, Batches
-from resprune.errors import UsageError
+from resprune.divergence import divergence
+from resprune.errors import DataError, UsageError
 from resprune.reading import Data, Progress, batches_for, silent, spec_for
 from resprune.records import EpochRow, PrunePlan, Recipe, Recovery
-from resprune.recovery import NOTHING_LOST, divergence, recover
+from resprune.recovery import NOTHING_LOST, recover
 
 if TYPE_CHECKING:
     from resprune.healing import Healer
@@ -93,15 +94,24 @@ class Restoration:
             images = batches_for(chain, data, seed=seed, batch_size=batch_size, **wish)
         return cls(chain, images, healer, seed, progress)
 
-    def divided(self, judge: Batches) -> tuple[Batches, Restoration]:
-        """Return images that nothing here is fitted to or trained on, and a restoration without them.
+    def divided(self, images: Batches) -> tuple[Batches, Batches, Restoration]:
+        """Return images that judge, others to choose on, and a restoration that has not seen the first.
 
         Args:
-            judge: To take them from where nothing is trained.
+            images: To divide where nothing is trained; else those that the training holds out are.
+
+        Raises:
+            DataError: where there are fewer than two.
         """
-        held_out = None if self.healer is None else self.healer.images.held_out
-        first, second = (held_out or judge).divide(len((held_out or judge).source) // 2, self.seed + 1)
-        return first, self if self.images is None else replace(self, images=second)
+        images = (None if self.healer is None else self.healer.images.held_out) or images
+        if len(images.source) < 2:
+            raise DataError(
+                "one image is too few to choose on some and judge on others",
+                where=images.summary.spec,
+                hint="give more",
+            )
+        judge, others = images.divide(len(images.source) // 2, self.seed + 1)
+        return judge, others, self if self.images is None else replace(self, images=others)
 
     def steps(self, pruned: ResidualChain, plan: PrunePlan) -> list[Step]:
         """Return what was tried, in turn; nothing where nothing was removed or lost."""

@@ -215,10 +215,10 @@ def test_measuring_without_data_is_wrong_use(cifar_file: Path, command: str) -> 
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        ([], "give a tolerance, a depth, blocks to remove or a budget, one of them; --tol 1e-3, or"),
-        (["--tol", 0.1, "--depth", 2], "a depth, blocks to remove or a budget, one of them"),
-        (["--tol", 0.1, "--remove", 2], "a depth, blocks to remove or a budget, one of them"),
-        (["--depth", 0, "--remove", ""], "a depth, blocks to remove or a budget, one of them"),
+        ([], "give a tolerance, a depth or blocks to remove, one of them, or a budget; --tol 1e-3, or"),
+        (["--tol", 0.1, "--depth", 2], "a depth or blocks to remove, one of them"),
+        (["--tol", 0.1, "--remove", 2], "a depth or blocks to remove, one of them"),
+        (["--depth", 0, "--remove", ""], "a depth or blocks to remove, one of them"),
         (
             ["--remove", "3,layer9.1"],
             "there is no block 'layer9.1', the network has the blocks 0..7: layer1.0, ",
@@ -226,7 +226,7 @@ def test_measuring_without_data_is_wrong_use(cifar_file: Path, command: str) -> 
         (["--remove", "3,8"], "block 8 is out of range, the network has the blocks 0..7: layer1.0, layer1.1"),
         (["--remove=-1"], "block -1 is out of range, the network has the blocks 0..7"),
         (["--remove", "layer3.2, 7"], "block 7 is named twice (layer3.2 and 7); name every block once"),
-        (["--remove", ","], "no block to remove is named, the network has the blocks 0..7: layer1.0"),
+        (["--remove", ","], "there is no block '', the network has the blocks 0..7: layer1.0"),
         (["--remove", "3,,5"], "there is no block '', the network has the blocks 0..7"),
         (["--depth", 9], "depth 9 is out of range, the network has the blocks 0..7"),
         (["--tol", 0.1], "no data given; name images with --data"),

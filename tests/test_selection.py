@@ -51,7 +51,6 @@ def test_depth_keeps_the_first_blocks(blocks: int, data: st.DataObject) -> None:
         {"tol": 1e-3, "depth": 1},
         {"tol": 1e-3, "remove": [1]},
         {"depth": 1, "remove": [1]},
-        {"remove": []},
         {"remove": [3]},
         {"remove": [-1]},
         {"remove": ["-1"]},

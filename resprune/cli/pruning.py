@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from resprune.cli import options, shell
+from resprune.cli import exploring, options, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.errors import UsageError
 from resprune.records import RECIPES, Budget, DataSummary, Method, PrunePlan, Recipe
@@ -100,6 +101,14 @@ def prune(
         _option("Compare with: random (as many blocks), scratch (the same shape, untrained).", "KIND"),
     ] = None,
     control_seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Networks of each control.")] = 3,
+    frontier: Annotated[
+        bool,
+        typer.Option(
+            "--frontier",
+            help="Measure all depths, write none: accuracy against MACs and time, raw and recovered.",
+        ),
+    ] = False,
+    csv: Annotated[Path | None, _option("Write the frontier's table.", "FILE")] = None,
     out: options.Out = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output folder of resprune's.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
@@ -119,15 +128,36 @@ def prune(
         from resprune.selection import check_wishes
 
         budget = Budget(macs=target_macs, parameters=target_params, speedup=speedup, max_drop=max_drop)
-        check_wishes(budget, tol=tol, depth=depth, remove=remove)
+        wishes = {"tol": tol, "depth": depth, "remove": remove}
+        others = {f"--{name}": value is not None for name, value in wishes.items()}
+        others |= {"a budget": bool(budget), "--out": out, "--control": control, "--dry-run": dry_run}
+        exploring.check(wanted=frontier, csv=csv, others=others)
         recipe = _healing(heal, heal_steps, heal_rate, seed)
+        if frontier:
+            exploring.run(
+                opened()(device=device),
+                data,
+                csv=csv,
+                as_json=as_json,
+                method=_method(method),
+                recover=recover is not False,
+                heal=recipe,
+                split=split,
+                samples=samples,
+                latency_batch=latency_batch,
+                device=device,
+                seed=seed,
+                batch_size=batch_size,
+            )
+            return
+        check_wishes(budget, **wishes)
         if out is None and not dry_run:
             raise UsageError("no output folder given", hint="add --out DIR, or --dry-run to see the plan only")
         if out is not None and not dry_run:
             refuse_existing(out, force)
         chain = opened()(device=device)
         images = data is not None or chain.origin.path == "demo"
-        chooses = tol is not None or bool(budget)
+        chooses = tol is not None or budget.max_drop is not None or (depth is None and remove is None)
         _check_reading(images, recover, recipe, split, chooses=chooses)
         check_controls(control or (), heals=recipe is not None, images=images)
         reading = {"seed": seed, "batch_size": batch_size}
@@ -207,21 +237,30 @@ def _chosen(
     from resprune.report import pruning
 
     reading = {"split": split, "samples": samples, "seed": seed, "batch_size": batch_size}
+    named = choice = None
     if tol is not None:
-        return *pipeline.choose(chain, data, tol=tol, progress=shell.progress, **reading), None
-    if budget:
-        chosen = pipeline.choose_for(
-            chain,
-            data,
-            budget,
-            progress=shell.progress,
-            tell=lambda candidate: shell.say(pruning.candidate(candidate.plan, candidate.drop)),
-            **reading,
-            **options,
-        )
-        return chosen.plan, chosen.data, chosen.restored
-    named = None if remove is None else remove.split(",") if remove.strip(" ,") else []
-    return pipeline.select(depth=depth, remove=named, paths=[block.path for block in chain.blocks]), None, None
+        named, choice = pipeline.choose(chain, data, tol=tol, progress=shell.progress, **reading)
+    elif depth is not None or remove is not None:
+        paths = [block.path for block in chain.blocks]
+        named = pipeline.select(depth=depth, remove=_names(remove), paths=paths)
+    if named is not None and not budget:
+        return named, choice, None
+    chosen = pipeline.choose_for(
+        chain,
+        data,
+        budget,
+        plan=named,
+        progress=shell.progress,
+        tell=lambda candidate: shell.say(pruning.candidate(candidate.plan, candidate.drop)),
+        **reading,
+        **options,
+    )
+    return chosen.plan, chosen.data or choice, chosen.restored
+
+
+def _names(remove: str | None) -> list[str] | None:
+    """Return the blocks that are named; an empty text names none."""
+    return None if remove is None else remove.split(",") if remove.strip() else []
 
 
 def _healing(epochs: int | None, steps: int | None, rate: float | None, seed: int) -> Recipe | None:

@@ -13,6 +13,7 @@ from resprune.records.comparing import (
     Timing,
 )
 from resprune.records.exports import ExportOutcome
+from resprune.records.frontier import Figures, Frontier, Point
 from resprune.records.networks import (
     BARE,
     GONE,
@@ -72,7 +73,9 @@ __all__ = [
     "EpochRow",
     "Evaluation",
     "ExportOutcome",
+    "Figures",
     "FinetuneOutcome",
+    "Frontier",
     "Heads",
     "Latency",
     "Likeness",
@@ -80,6 +83,7 @@ __all__ = [
     "NetworkSummary",
     "Origin",
     "Outcomes",
+    "Point",
     "Preprocessing",
     "PruneOutcome",
     "PrunePlan",

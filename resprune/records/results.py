@@ -135,6 +135,7 @@ class PrunePlan:
             removed; None where it was not measured.
         beside: What other methods would do for the same wish.
         speed: How much faster its network is; None where it was not measured.
+        order: The removed blocks in the order in which they were found; empty where there is none.
     """
 
     rule: str
@@ -144,6 +145,7 @@ class PrunePlan:
     divergence: float | None = None
     beside: tuple[Alternative, ...] = ()
     speed: Speed | None = None
+    order: tuple[int, ...] = ()
 
     @property
     def depth(self) -> int:

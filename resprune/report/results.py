@@ -19,7 +19,9 @@ from resprune.records import (
     EpochRow,
     Evaluation,
     ExportOutcome,
+    Figures,
     FinetuneOutcome,
+    Frontier,
     NetworkSummary,
     Preprocessing,
     PruneOutcome,
@@ -147,10 +149,42 @@ def plan(chosen: PrunePlan) -> dict[str, Any]:
         "kept": list(chosen.kept),
         "depth": chosen.depth,
         "reasons": list(chosen.reasons),
+        "order": list(chosen.order),
         "divergence": chosen.divergence,
         "speed": None if chosen.speed is None else asdict(chosen.speed),
         "beside": [asdict(other) | {"removed": list(other.removed)} for other in chosen.beside],
     }
+
+
+def frontier(found: Frontier) -> dict[str, Any]:
+    """Return what ``resprune prune --frontier --json`` prints: one entry a depth, the network itself first."""
+    whole = found.points[0].latency
+    return _head("frontier", found.network, found.data) | {
+        "choice": _data(found.choice),
+        "method": found.method,
+        "order": list(found.order),
+        "threads": whole.threads,
+        "device": whole.device,
+        "batch_size": whole.batch_size,
+        "frontier": [
+            {
+                "removed": list(point.removed),
+                "blocks": point.blocks,
+                "macs": point.macs,
+                "parameters": point.parameters,
+                "latency_ms": {"median": point.latency.median_ms, "iqr": point.latency.iqr_ms},
+                "ratio": point.latency.ratio_to(whole).median,
+                "raw": _judged(point.raw),
+                "statistics": None if point.statistics is None else _judged(point.statistics),
+                "recovered": _judged(point.recovered),
+            }
+            for point in found.points
+        ],
+    }
+
+
+def _judged(figures: Figures) -> dict[str, Any]:
+    return _figures(figures.evaluation) | {"divergence": figures.divergence}
 
 
 def recovery(tried: Recovery) -> dict[str, Any]:
