@@ -15,7 +15,7 @@ from resprune.latency import block_prices, images_to_time, measure
 from resprune.limits import Clock, Limits
 from resprune.reading import Data, Progress, batches_for, calibration_images, silent
 from resprune.records import Alternative, Budget, DataSummary, Method, PrunePlan, Recipe, Removal, Speed
-from resprune.restoration import CHOICE_IMAGES, Restoration, Step
+from resprune.restoration import CHOICE_IMAGES, Restoration, Restored
 from resprune.search import parameter_savings, savings
 from resprune.selection import surgical
 from resprune.sensitivity import removals
@@ -29,12 +29,12 @@ class Candidate:
     Attributes:
         plan: Which blocks go.
         drop: Points of accuracy lost on the images that judge; None where none was asked for.
-        steps: What brought the network back; the last is what would be written. None where it was not tried.
+        restored: The network that would be written; None where it was not made.
     """
 
     plan: PrunePlan
     drop: float | None = None
-    steps: list[Step] | None = None
+    restored: Restored | None = None
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Choice:
     Attributes:
         plan: Which blocks go.
         data: The images that it was chosen on; None where none were read.
-        restored: What brought the network back when its accuracy was judged; None where it was not tried.
+        restored: The network whose accuracy was judged; None where none was made.
         drop: Points of accuracy lost on the images that judged; None where none was asked for.
     """
 
     plan: PrunePlan
     data: DataSummary | None
-    restored: list[Step] | None = None
+    restored: Restored | None = None
     drop: float | None = None
 
 
@@ -63,6 +63,7 @@ def choose_for(
     method: Method = "surgical",
     recover: bool = True,
     heal: Recipe | None = None,
+    heal_rounds: int = 1,
     split: str | None = None,
     samples: int = CHOICE_IMAGES,
     seed: int = 0,
@@ -83,6 +84,7 @@ def choose_for(
         method: Which blocks may go: see `resprune.sensitivity.removals`.
         recover: Choose blocks, and judge their loss, as after compensation.
         heal: The same after healing by this recipe, which is done for every number of removals that is tried.
+        heal_rounds: See `resprune.prune`.
         split: By default validation, else train.
         samples: Use so many images at most.
         seed: Of everything drawn.
@@ -119,6 +121,7 @@ def choose_for(
             data,
             recover=recover,
             heal=heal,
+            rounds=heal_rounds,
             samples=samples,
             device=device,
             progress=progress,
@@ -137,7 +140,7 @@ def choose_for(
         tell=tell,
     )
     best = chooser.choose() if plan is None else chooser.judged(_confirmed(limits, plan))
-    return Choice(best.plan, images.summary, best.steps, best.drop)
+    return Choice(best.plan, images.summary, best.restored, best.drop)
 
 
 def _confirmed(limits: Limits, plan: PrunePlan) -> PrunePlan:
@@ -287,10 +290,10 @@ class Chooser:
         if self.judge is None:
             return Candidate(plan)
         cut = remove_blocks(self.chain, plan)
-        steps = self.restoration.steps(cut, plan)
-        accuracy = trajectory.evaluate(steps[-1][0] if steps else cut, self.judge).accuracy
+        restored = self.restoration.restore(cut, plan)
+        accuracy = trajectory.evaluate(restored.network, self.judge).accuracy
         assert accuracy is not None
-        candidate = Candidate(plan, round(100 * (self._accuracy - accuracy), 9), steps)
+        candidate = Candidate(plan, round(100 * (self._accuracy - accuracy), 9), restored)
         self.tell(candidate)
         return candidate
 

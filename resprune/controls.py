@@ -65,6 +65,21 @@ def check_controls(kinds: Sequence[str], *, heals: bool, images: bool) -> None:
         raise UsageError("controls are compared on images", hint="name some with --data")
 
 
+def check_labels(kinds: Sequence[str], restoration: Restoration | None) -> None:
+    """Refuse to train from scratch on images without labels.
+
+    Raises:
+        DataError: where that was asked for.
+    """
+    healer = None if restoration is None else restoration.healer
+    if "scratch" in kinds and healer is not None and not healer.images.labelled:
+        raise DataError(
+            "there are no labels for the control from scratch, which has no teacher",
+            where=healer.images.summary.spec,
+            hint="use labelled images, or --control random",
+        )
+
+
 def random_plan(chain: ResidualChain, count: int, seed: int) -> PrunePlan:
     """Return a plan that removes so many blocks drawn by a seed."""
     generator = torch.Generator().manual_seed(seed)
@@ -140,11 +155,10 @@ def compare_with(
             network, raw = remove_blocks(chain, other), None
             if kind == "random":
                 raw = measure(network)
-                steps = [] if restoration is None else restoration.steps(network, other)
-                network = steps[-1][0] if steps else network
+                network = network if restoration is None else restoration.restore(network, other).network
             else:
                 assert restoration is not None
                 assert restoration.healer is not None
-                network = restoration.healer.from_scratch(network, seed)
+                network = restoration.healer.from_scratch(network, seed, restoration.rounds)
             found.append(Control(kind, seed, other.removed, network.summary.macs, raw, measure(network)))
     return tuple(found)

@@ -93,7 +93,7 @@ def frontier(
         cut = remove_blocks(chain, plan)
         raw = recovered = judge(cut)
         statistics = None
-        for network, tried in restoration.steps(cut, plan):
+        for network, tried in restoration.restore(cut, plan).steps:
             if tried.kept:
                 recovered = judge(network)
             if tried.kind == STATISTICS:

@@ -19,7 +19,7 @@ from resprune import checkpoint, doubt, surgery, trajectory
 from resprune.chain import ResidualChain, seeded_images
 from resprune.checks import check_network
 from resprune.choosing import Choice, choose_for
-from resprune.controls import Measure, compare_with, random_band
+from resprune.controls import Measure, check_labels, compare_with, random_band
 from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST
 from resprune.exporting import folder as output
 from resprune.families import FAMILIES
@@ -37,7 +37,7 @@ from resprune.records import (
     Remedy,
 )
 from resprune.report import card, results
-from resprune.restoration import CHOICE_IMAGES, OnEpoch, Restoration, Step
+from resprune.restoration import CHOICE_IMAGES, OnEpoch, Restoration, Restored, Step
 from resprune.selection import check_tolerance, select, tail_rule
 from resprune.verify import verify
 from resprune.wrapping import wrap
@@ -113,7 +113,8 @@ def prune(
     choice: DataSummary | None = None,
     recover: bool = True,
     heal: Recipe | None = None,
-    restored: Sequence[Step] | None = None,
+    heal_rounds: int = 1,
+    restored: Restored | None = None,
     controls: Sequence[str] = (),
     control_seeds: int = 3,
     recover_split: str | None = None,
@@ -134,6 +135,7 @@ def prune(
         choice: The images that the plan was chosen on, for the report.
         recover: Try new batch-norm statistics and compensation, and keep them where they help.
         heal: Train by this recipe too, the original its teacher.
+        heal_rounds: Remove the blocks in so many parts, and bring the network back after each.
         restored: What brought the network back when it was chosen, in the place of both.
         controls: ``random``, ``scratch``: networks to compare with; see `resprune.controls`.
         control_seeds: Number of networks of each kind.
@@ -151,13 +153,14 @@ def prune(
     """
     cut = surgery.remove_blocks(chain, plan)
     check_network(cut)
-    steps: list[Step] = []
+    done = Restored(cut)
     beside: tuple[Control, ...] = ()
     if data is None and chain.origin.path != checkpoint.DEMO:
         images = seeded_images(chain.preprocessing, SEEDED_IMAGES, options.get("seed", 0))
         seeded, summary = [(batch, None) for batch in images.split(4)], None
         with progress("verify", SEEDED_IMAGES) as on_batch:
             before, raw, verified = verify(chain, cut, plan, seeded, on_batch=on_batch)
+        after = raw
     else:
         own = {name: options[name] for name in ("seed", "batch_size") if name in options}
         restoration = None
@@ -167,6 +170,7 @@ def prune(
                 data,
                 recover=recover,
                 heal=heal,
+                rounds=heal_rounds,
                 split=recover_split,
                 samples=recover_samples,
                 device=device,
@@ -174,27 +178,31 @@ def prune(
                 on_epoch=on_epoch,
                 **own,
             )
+        check_labels(controls, restoration)
         options.setdefault("order", TEST_FIRST)
         batches = batches_for(chain, data, **options)
         summary = batches.summary
         with progress("verify", summary.samples) as on_batch:
             before, raw, verified = verify(chain, cut, plan, batches, on_batch=on_batch)
+        after = raw
         if restored is not None:
-            steps = list(restored)
+            done = restored
         elif restoration is not None:
-            steps = restoration.steps(cut, plan)
+            done = restoration.restore(cut, plan)
         measure = Measure(batches, progress)
-        steps = [(own, replace(tried, figures=measure(own) if tried.kept else None)) for own, tried in steps]
+        done = replace(done, steps=tuple(_measured(step, plan, measure) for step in done.steps))
+        if done.network is not cut:
+            figures = [tried.figures for _, tried in done.steps if tried.figures is not None]
+            after = figures[-1] if figures else measure(done.network)
         beside = compare_with(controls, control_seeds, chain, plan, restoration, measure)
-    recovered = tuple(tried for _, tried in steps)
-    pruned = steps[-1][0] if steps else cut
+    recovered, pruned = tuple(tried for _, tried in done.steps), done.network
     outcome = PruneOutcome(
         origin=chain.summary,
         result=pruned.summary,
         plan=plan,
         before=before,
         raw=raw,
-        after=next((tried.figures for tried in reversed(recovered) if tried.figures is not None), raw),
+        after=after,
         recovered=recovered,
         verified=verified,
         data=summary,
@@ -206,6 +214,13 @@ def prune(
         controls=beside,
     )
     return Pruned(pruned, outcome)
+
+
+def _measured(step: Step, plan: PrunePlan, measure: Measure) -> Step:
+    """Add the figures to what was kept, but for rounds before the last."""
+    network, tried = step
+    kept = tried.kept and tried.removed == len(plan.removed)
+    return network, replace(tried, figures=measure(network) if kept else None)
 
 
 def save(pruned: Pruned, folder: str | Path, *, force: bool = False) -> list[str]:

@@ -72,7 +72,7 @@ def recover(
         with progress("compare", held) as on_batch:
             after = divergence(chain, changed, held_out, on_batch=on_batch)
         kept = after < least  # and not NaN
-        record = Recovery(kind, images.summary.split, seen, held, least, after, kept)
+        record = Recovery(kind, images.summary.split, seen, held, least, after, kept, len(plan.removed))
         best, least = (changed, after) if kept else (best, least)
         steps.append((best, record))
 

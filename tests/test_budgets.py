@@ -252,20 +252,22 @@ def test_a_budget_is_a_condition_on_blocks_that_are_named(wish: dict[str, Any]) 
 
 
 def test_the_command_takes_a_named_wish_and_a_budget_together(
-    cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path
+    cifar_file: Path, image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     arguments = ("prune", cifar_file, "--depth", 5, "--out", tmp_path / "out")
+    images = image_folder(each=4)
     said = refusal(1, *arguments, "--target-macs", 0.4)
     assert "the plan (tail, depth 5) and at most 0.4 of the MACs: not both; 0." in said
     assert not (tmp_path / "out").exists()
-    judged = run(*arguments, "--target-macs", 0.9, "--max-drop", 100, "--data", image_folder(each=4), "--json")
+    judged = run(*arguments, "--target-macs", 0.9, "--max-drop", 100, "--data", images, "--json")
     assert judged.exit_code == 0, judged.output
     report = json.loads(judged.stdout)
     assert report["plan"]["removed"] == [5, 6, 7]
     assert report["plan"]["rule"].endswith("; at most 0.9 of the MACs, at most 100 points of accuracy lost")
     assert "Tried: without blocks 5 to 7" in judged.stderr
-    drop = refused(*arguments, "--force", "--max-drop", 0, "--data", image_folder(each=4), "--no-recover")
-    assert "points" in drop
+    monkeypatch.setattr(trajectory, "evaluate", Scripted(8, 2.0))
+    drop = refused(*arguments, "--force", "--max-drop", 3, "--data", images, "--no-recover")
+    assert "not both; 3 blocks must go for the first, and cost 6.00 points" in drop
 
 
 @given(st.permutations(range(8)), st.integers(0, 8))

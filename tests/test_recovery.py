@@ -30,7 +30,7 @@ def test_any_blocks_go_by_index_or_name_without_data(cifar_file: Path, tmp_path:
     assert found["stages"] == [2, 0, 3]
 
 
-KEYS_RECOVERY = {"kind", "split", "images", "held_out", "divergence", "kept", "figures", "recipe"}
+KEYS_RECOVERY = {"kind", "split", "images", "held_out", "divergence", "kept", "removed", "figures", "recipe"}
 
 
 def pruned_json(*words: object) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -16,7 +16,7 @@ from resprune.records import RECIPES, Budget, DataSummary, Method, PrunePlan, Re
 
 if TYPE_CHECKING:
     from resprune.chain import ResidualChain
-    from resprune.restoration import Step
+    from resprune.restoration import Restored
 
 
 def _option(text: str, metavar: str, **others: Any) -> Any:
@@ -96,6 +96,9 @@ def prune(
     heal_rate: Annotated[
         float | None, _option(f"Largest learning rate of the healing [{RECIPES['heal'].rate:g}].", "X")
     ] = None,
+    heal_rounds: Annotated[
+        int, _option("Remove the blocks in N parts, and recover and heal after each.", "N", min=1)
+    ] = 1,
     control: Annotated[
         list[str] | None,
         _option("Compare with: random (as many blocks), scratch (the same shape, untrained).", "KIND"),
@@ -133,6 +136,8 @@ def prune(
         others |= {"a budget": bool(budget), "--out": out, "--control": control, "--dry-run": dry_run}
         exploring.check(wanted=frontier, csv=csv, others=others)
         recipe = _healing(heal, heal_steps, heal_rate, seed)
+        if heal_rounds > 1 and recipe is None:
+            raise UsageError("--heal-rounds is of a healing, and there is none", hint="add --heal EPOCHS")
         if frontier:
             exploring.run(
                 opened()(device=device),
@@ -170,6 +175,7 @@ def prune(
             remove=remove,
             recover=recover is not False,
             heal=recipe,
+            heal_rounds=heal_rounds,
             method=_method(method),
             latency_batch=latency_batch,
             split=split,
@@ -193,6 +199,7 @@ def prune(
             choice=choice,
             recover=recover is not False,
             heal=recipe,
+            heal_rounds=heal_rounds,
             restored=restored,
             controls=control or (),
             control_seeds=control_seeds,
@@ -231,7 +238,7 @@ def _chosen(
     seed: int,
     batch_size: int | None,
     **options: Any,
-) -> tuple[PrunePlan, DataSummary | None, Sequence[Step] | None]:
+) -> tuple[PrunePlan, DataSummary | None, Restored | None]:
     """Return the plan, the images that it was chosen on, and what was done to its network meanwhile."""
     from resprune import pipeline
     from resprune.report import pruning

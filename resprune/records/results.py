@@ -227,6 +227,7 @@ class Recovery:
         held_out: Number of further images that it was judged on.
         before, after: Mean divergence KL(original || pruned) of the outputs on those, in nats.
         kept: Whether it helped there; else the network was left as it was.
+        removed: Number of blocks that were gone by then, which rounds before the last leave below the plan's.
         figures: On the images of the report, with it; None where it was not kept or nothing was measured.
         recipe: Of the training, for healing.
     """
@@ -238,6 +239,7 @@ class Recovery:
     before: float
     after: float
     kept: bool
+    removed: int
     figures: Evaluation | None = None
     recipe: Recipe | None = None
 

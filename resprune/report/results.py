@@ -197,6 +197,7 @@ def recovery(tried: Recovery) -> dict[str, Any]:
         "held_out": tried.held_out,
         "divergence": {key: getattr(tried, key) if measured else None for key in ("before", "after")},
         "kept": tried.kept,
+        "removed": tried.removed,
         "figures": None if tried.figures is None else _figures(tried.figures),
         "recipe": None if tried.recipe is None else tried.recipe.to_json(),
     }
