@@ -72,8 +72,9 @@ def select(
             there, or one twice.
     """
     check_wishes(tol=tol, depth=depth, remove=remove)
+    rows = [] if trajectory is None else sorted(trajectory.rows, key=lambda row: row.index)
     if trajectory is not None:
-        paths = [row.path for row in trajectory.rows]
+        paths = [row.path for row in rows]
     total = len(paths) if paths is not None else blocks
     if total is None:
         raise UsageError("neither a trajectory nor a number of blocks is given")
@@ -83,7 +84,7 @@ def select(
         if trajectory is None:
             check_tolerance(tol)
             raise UsageError("a tolerance needs residual norms", hint="give --data, or use --depth")
-        return _tail(trajectory.residual_norms_relative, tol)
+        return _tail([row.residual_norm_relative for row in rows], tol)
     assert depth is not None
     if not 0 <= depth <= total:
         raise UsageError(f"depth {depth} is out of range, {_what_there_is(paths or (), total)}")
