@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from resprune.checking import check as check
     from resprune.comparing import bench as bench
     from resprune.comparing import compare as compare
     from resprune.errors import ResPruneError as ResPruneError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from resprune.pipeline import select as select
     from resprune.pipeline import wrap as wrap
     from resprune.records import Analysis as Analysis
+    from resprune.records import Limits as Limits
     from resprune.records import Preprocessing as Preprocessing
     from resprune.records import Recipe as Recipe
 
@@ -32,11 +34,13 @@ _WHERE = {
     "ResPruneError": "resprune.errors",
     "Analysis": "resprune.records",
     "Finetuned": "resprune.finetuning",
+    "Limits": "resprune.records",
     "Preprocessing": "resprune.records",
     "Recipe": "resprune.records",
     "Pruned": "resprune.pipeline",
     "analyze": "resprune.pipeline",
     "bench": "resprune.comparing",
+    "check": "resprune.checking",
     "compare": "resprune.comparing",
     "evaluate": "resprune.pipeline",
     "export": "resprune.exporting.formats",
@@ -51,6 +55,7 @@ _WHERE = {
 __all__ = [
     "Analysis",
     "Finetuned",
+    "Limits",
     "Preprocessing",
     "Pruned",
     "Recipe",
@@ -58,6 +63,7 @@ __all__ = [
     "__version__",
     "analyze",
     "bench",
+    "check",
     "compare",
     "evaluate",
     "export",

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from resprune.cli import options, reporting, shell
+from resprune.cli.checking import check
 from resprune.cli.comparing import bench, compare
 from resprune.cli.exporting import export
 from resprune.cli.opening import Open, opens_a_checkpoint
@@ -185,6 +186,7 @@ def evaluate(
 
 app.command()(compare)
 app.command()(bench)
+app.command()(check)
 app.command()(export)
 app.command()(finetune)
 

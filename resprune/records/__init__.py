@@ -1,6 +1,7 @@
 """Frozen records that travel between the parts; plain Python, no torch."""
 
 from resprune.records.budget import Budget, Method
+from resprune.records.checking import CheckOutcome, Condition, Interval, Limits, Verdict, flag
 from resprune.records.comparing import (
     BenchOutcome,
     Comparison,
@@ -64,8 +65,10 @@ __all__ = [
     "BlockRow",
     "Bounds",
     "Budget",
+    "CheckOutcome",
     "Claim",
     "Comparison",
+    "Condition",
     "Control",
     "DataSummary",
     "Disagreement",
@@ -74,8 +77,10 @@ __all__ = [
     "ExportOutcome",
     "FinetuneOutcome",
     "Heads",
+    "Interval",
     "Latency",
     "Likeness",
+    "Limits",
     "Method",
     "NetworkSummary",
     "Origin",
@@ -96,6 +101,8 @@ __all__ = [
     "Timing",
     "Trajectory",
     "Variants",
+    "Verdict",
     "Verification",
     "Wish",
+    "flag",
 ]
