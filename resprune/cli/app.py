@@ -192,6 +192,20 @@ app.command()(finetune)
 
 
 @app.command()
+def schema(
+    command: Annotated[
+        str, typer.Argument(metavar="COMMAND", help="Such as check, prune or analyze.", show_default=False)
+    ],
+    debug: options.Debug = False,
+) -> None:
+    """Print the JSON Schema (draft 2020-12) of what a command prints with --json."""
+    with shell.command(debug):
+        from resprune.report import schemas
+
+        shell.print_json(schemas.schema(command))
+
+
+@app.command()
 def families(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="As the table of docs/families.md, with every name.")
