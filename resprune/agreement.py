@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from resprune.errors import DataError
+from resprune.errors import ArchitectureError, DataError
 from resprune.records import Disagreement, Likeness, Outcomes
 from resprune.trajectory import OnBatch, Tally
 
@@ -38,7 +38,7 @@ def likeness(
 
     Raises:
         DataError: where there are no images.
-        ArchitectureError: where a logit is not finite.
+        ArchitectureError: where a logit is not finite, or the two have other classes.
     """
     tally = Tally(2)
     same = seen = 0
@@ -48,6 +48,8 @@ def likeness(
     listed: list[Disagreement] = []
     for own, other, labels in batches:
         a, b = first(own).cpu(), second(other).cpu()
+        if a.shape != b.shape or a.ndim != 2:
+            raise ArchitectureError(f"the networks give logits {tuple(a.shape)} and {tuple(b.shape)}")
         targets = None if labels is None else labels.cpu()
         tally.add(torch.stack([a, b], dim=1), targets)
         largest = max(largest, float(a.abs().max()), float(b.abs().max()))
