@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from resprune.checking import check as check
     from resprune.comparing import bench as bench
     from resprune.comparing import compare as compare
     from resprune.errors import ResPruneError as ResPruneError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from resprune.records import Analysis as Analysis
     from resprune.records import Budget as Budget
     from resprune.records import Frontier as Frontier
+    from resprune.records import Limits as Limits
     from resprune.records import Preprocessing as Preprocessing
     from resprune.records import Recipe as Recipe
 
@@ -38,12 +40,14 @@ _WHERE = {
     "Budget": "resprune.records",
     "Finetuned": "resprune.finetuning",
     "Frontier": "resprune.records",
+    "Limits": "resprune.records",
     "Preprocessing": "resprune.records",
     "Recipe": "resprune.records",
     "Pruned": "resprune.pipeline",
     "analyze": "resprune.pipeline",
     "bench": "resprune.comparing",
     "choose_for": "resprune.pipeline",
+    "check": "resprune.checking",
     "compare": "resprune.comparing",
     "evaluate": "resprune.pipeline",
     "export": "resprune.exporting.formats",
@@ -61,6 +65,7 @@ __all__ = [
     "Budget",
     "Finetuned",
     "Frontier",
+    "Limits",
     "Preprocessing",
     "Pruned",
     "Recipe",
@@ -68,6 +73,7 @@ __all__ = [
     "__version__",
     "analyze",
     "bench",
+    "check",
     "choose_for",
     "compare",
     "evaluate",

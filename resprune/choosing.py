@@ -8,11 +8,11 @@ from functools import cached_property
 from itertools import islice
 
 from resprune import trajectory
+from resprune.allowance import Allowance, Clock
 from resprune.chain import ResidualChain
 from resprune.data import CHOICE_FIRST, Batches
 from resprune.errors import BudgetError, DataError, UsageError
 from resprune.latency import block_prices, images_to_time, measure
-from resprune.limits import Clock, Limits
 from resprune.reading import Data, Progress, batches_for, calibration_images, silent
 from resprune.records import Alternative, Budget, DataSummary, Method, PrunePlan, Recipe, Removal, Speed
 from resprune.restoration import CHOICE_IMAGES, Restoration, Restored
@@ -101,10 +101,10 @@ def choose_for(
     """
     if not budget:
         raise UsageError("no budget given", hint="for example --target-macs 0.6, or --max-drop 0.5")
-    limits = Limits(chain, budget, None if budget.speedup is None else _clock(chain, latency_batch, seed))
-    limits.check()
+    allowance = Allowance(chain, budget, None if budget.speedup is None else _clock(chain, latency_batch, seed))
+    allowance.check()
     if plan is not None and budget.max_drop is None:
-        return Choice(_confirmed(limits, plan), None)
+        return Choice(_confirmed(allowance, plan), None)
     reading = {"split": split, "seed": seed, "batch_size": batch_size}
     images = batches_for(chain, data, samples=samples, order=CHOICE_FIRST, **reading)
     restoration = Restoration(chain, None, None, seed, progress)
@@ -131,7 +131,7 @@ def choose_for(
     chooser = Chooser(
         chain=chain,
         images=others,
-        limits=limits,
+        allowance=allowance,
         method=method,
         compensated=recover,
         price=_prices(chain, budget, latency_batch, seed),
@@ -139,25 +139,25 @@ def choose_for(
         restoration=restoration,
         tell=tell,
     )
-    best = chooser.choose() if plan is None else chooser.judged(_confirmed(limits, plan))
+    best = chooser.choose() if plan is None else chooser.judged(_confirmed(allowance, plan))
     return Choice(best.plan, images.summary, best.restored, best.drop)
 
 
-def _confirmed(limits: Limits, plan: PrunePlan) -> PrunePlan:
-    """Return a plan that keeps its limits.
+def _confirmed(allowance: Allowance, plan: PrunePlan) -> PrunePlan:
+    """Return a plan that keeps to what the budget allows.
 
     Raises:
         BudgetError: where it does not.
     """
-    missed = limits.missed(plan.removed)
+    missed = allowance.missed(plan.removed)
     if missed is not None:
         raise BudgetError(
-            f"the plan ({plan.rule}) and {limits.budget}: not both; {missed}",
-            where=limits.chain.origin.path,
+            f"the plan ({plan.rule}) and {allowance.budget}: not both; {missed}",
+            where=allowance.chain.origin.path,
             hint="ask for less, name other blocks, or leave the choice to the budget",
         )
-    rule = f"{plan.rule}; {limits.budget}"
-    return replace(plan, rule=rule, speed=limits.told_speed(plan.removed))
+    rule = f"{plan.rule}; {allowance.budget}"
+    return replace(plan, rule=rule, speed=allowance.told_speed(plan.removed))
 
 
 def _prices(chain: ResidualChain, budget: Budget, latency_batch: int, seed: int) -> Sequence[float]:
@@ -186,7 +186,7 @@ class Chooser:
     Attributes:
         chain: The original.
         images: That the order of removals is found on.
-        limits: Of sizes and speed.
+        allowance: What the budget says of sizes and speed.
         method: See `resprune.sensitivity.removals`.
         compensated: See there.
         price: What each block's removal is worth, positive; decides between blocks.
@@ -197,7 +197,7 @@ class Chooser:
 
     chain: ResidualChain
     images: Batches
-    limits: Limits
+    allowance: Allowance
     method: Method
     compensated: bool
     price: Sequence[float]
@@ -208,7 +208,7 @@ class Chooser:
     @property
     def budget(self) -> Budget:
         """What is wished for."""
-        return self.limits.budget
+        return self.allowance.budget
 
     def choose(self) -> Candidate:
         """Return the plan: as few removals as the sizes ask for, or as many as the accuracy allows.
@@ -221,13 +221,13 @@ class Chooser:
             best = self._as_many_as_possible(coming)
         else:
             found = list[Removal]()
-            while self.limits.missed([removal.index for removal in found]):
+            while self.allowance.missed([removal.index for removal in found]):
                 removal = next(coming, None)
                 if removal is None:
                     raise self._too_slow(found)
                 found.append(removal)
             plan = self._plan(found)
-            best = self.judged(replace(plan, speed=self.limits.told_speed(plan.removed)))
+            best = self.judged(replace(plan, speed=self.allowance.told_speed(plan.removed)))
         return replace(best, plan=replace(best.plan, beside=self._beside(best.plan)))
 
     def judged(self, plan: PrunePlan) -> Candidate:
@@ -253,7 +253,7 @@ class Chooser:
 
     def _too_slow(self, found: Sequence[Removal]) -> BudgetError:
         """Return what says how fast the network is without any block."""
-        fastest = self.limits.speed([removal.index for removal in found]).factor
+        fastest = self.allowance.speed([removal.index for removal in found]).factor
         return BudgetError(
             f"a speedup of {self.budget.speedup:g} cannot be reached: without any block it is {fastest:.2f}",
             where=self.chain.origin.path,
@@ -312,12 +312,12 @@ class Chooser:
         if self.method == "tail" or plan.is_tail:
             return ()
         coming, found = self._removals("tail"), list[Removal]()
-        by_size = bool(self.limits.sizes) and self.budget.speedup is None
+        by_size = bool(self.allowance.sizes) and self.budget.speedup is None
 
         def gone() -> tuple[int, ...]:
             return tuple(sorted(removal.index for removal in found))
 
-        while self.limits.missed(gone()) if by_size else len(found) < len(plan.removed):
+        while self.allowance.missed(gone()) if by_size else len(found) < len(plan.removed):
             found += islice(coming, 1)
         saved = savings(self.chain)
         macs = self.chain.summary.macs - sum(saved[k] for k in gone())

@@ -178,7 +178,8 @@ class _Journal:
         if self.run is not None:
             outcome = self.outcome(rows, best)
             text = card.finetuned_card(outcome, self.run.path.absolute().name)
-            self.run.write_network(best, results.provenance(outcome), text)
+            report = results.portable(results.finetune(outcome))
+            self.run.write_network(best, results.provenance(outcome), text, report)
 
 
 def _check_teacher(chain: ResidualChain, teacher: ResidualChain | None) -> None:

@@ -234,7 +234,7 @@ def save(pruned: Pruned, folder: str | Path, *, force: bool = False) -> list[str
     outcome = pruned.outcome
     with output.whole_or_nothing(Path(folder), force) as draft:
         output.write_network(pruned.chain, draft, results.provenance(outcome))
-        output.write_json(draft / output.REPORT_FILE, results.portable(results.prune(outcome)))
+        output.write_report(draft, results.portable(results.prune(outcome)))
         (draft / output.CARD_FILE).write_text(card.model_card(outcome, Path(folder).name), encoding="utf-8")
         return sorted(entry.name for entry in draft.iterdir())
 

@@ -57,6 +57,7 @@ def test_the_folder_is_a_checkpoint_with_the_exits_of_training(
     assert [line["epoch"] for line in lines] == [0, 1, 2]
     assert all(line.keys() == lines[0].keys() for line in lines)
     files = ["README.md", "config.json", "exits.safetensors", "last.pt", "metrics.jsonl", "model.safetensors"]
+    files.append("report.json")
     assert printed["output"] == {"folder": str(out), "files": files}
     assert printed["final"] == lines[-1]["final"]
     assert str(tmp_path) not in (out / "metrics.jsonl").read_text() + (out / "config.json").read_text()

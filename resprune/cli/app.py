@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from resprune.cli import options, reporting, shell
+from resprune.cli.checking import check
 from resprune.cli.comparing import bench, compare
 from resprune.cli.exporting import export
 from resprune.cli.opening import Open, opens_a_checkpoint
@@ -185,8 +186,23 @@ def evaluate(
 
 app.command()(compare)
 app.command()(bench)
+app.command()(check)
 app.command()(export)
 app.command()(finetune)
+
+
+@app.command()
+def schema(
+    command: Annotated[
+        str, typer.Argument(metavar="COMMAND", help="Such as check, prune or analyze.", show_default=False)
+    ],
+    debug: options.Debug = False,
+) -> None:
+    """Print the JSON Schema (draft 2020-12) of what a command prints with --json."""
+    with shell.command(debug):
+        from resprune.report import schemas
+
+        shell.print_json(schemas.schema(command))
 
 
 @app.command()

@@ -17,6 +17,7 @@ from resprune.chain import ResidualChain
 from resprune.checkpoint import CONFIG_FILE, EXITS_FILE, WEIGHTS_FILE
 from resprune.configs import PROCESSOR_FILE
 from resprune.errors import OutputError
+from resprune.formats import sha256
 
 REPORT_FILE = "report.json"
 CARD_FILE = "README.md"
@@ -161,6 +162,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write one JSON object for people and programs."""
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """Write a folder's report, with the SHA-256 of the files that make its network under ``files``."""
+    made_of = (WEIGHTS_FILE, EXITS_FILE, CONFIG_FILE)
+    hashes = {name: sha256(folder / name) for name in made_of if (folder / name).is_file()}
+    write_json(folder / REPORT_FILE, report | {"files": hashes})
 
 
 def loads_in_timm(chain: ResidualChain) -> bool:

@@ -103,7 +103,9 @@ class RunFolder:
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         self._replace(METRICS_FILE, lambda draft: draft.write_text(text, encoding="utf-8"))
 
-    def write_network(self, chain: ResidualChain, provenance: dict[str, Any], card: str) -> None:
+    def write_network(
+        self, chain: ResidualChain, provenance: dict[str, Any], card: str, report: dict[str, Any]
+    ) -> None:
         """Put a network into the folder in the place of the one before.
 
         The config goes first and comes back last: without it the folder is no checkpoint, so that weights
@@ -115,6 +117,7 @@ class RunFolder:
             draft.mkdir()
             output.write_network(chain, draft, provenance)
             (draft / output.CARD_FILE).write_text(card, encoding="utf-8")
+            output.write_report(draft, report)
             files = sorted(draft.iterdir(), key=lambda file: file.name == CONFIG_FILE)
             (self.path / CONFIG_FILE).unlink(missing_ok=True)
             for file in files:

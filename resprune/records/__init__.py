@@ -1,6 +1,7 @@
 """Frozen records that travel between the parts; plain Python, no torch."""
 
 from resprune.records.budget import Budget, Method
+from resprune.records.checking import CheckOutcome, Condition, Interval, Limits, Verdict, flag
 from resprune.records.comparing import (
     BenchOutcome,
     Comparison,
@@ -65,8 +66,10 @@ __all__ = [
     "BlockRow",
     "Bounds",
     "Budget",
+    "CheckOutcome",
     "Claim",
     "Comparison",
+    "Condition",
     "Control",
     "DataSummary",
     "Disagreement",
@@ -77,8 +80,10 @@ __all__ = [
     "FinetuneOutcome",
     "Frontier",
     "Heads",
+    "Interval",
     "Latency",
     "Likeness",
+    "Limits",
     "Method",
     "NetworkSummary",
     "Origin",
@@ -100,6 +105,8 @@ __all__ = [
     "Timing",
     "Trajectory",
     "Variants",
+    "Verdict",
     "Verification",
     "Wish",
+    "flag",
 ]

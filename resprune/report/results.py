@@ -14,7 +14,9 @@ from resprune.records import (
     Band,
     BenchOutcome,
     Bounds,
+    CheckOutcome,
     Comparison,
+    Condition,
     DataSummary,
     EpochRow,
     Evaluation,
@@ -23,6 +25,7 @@ from resprune.records import (
     FinetuneOutcome,
     Frontier,
     NetworkSummary,
+    Outcomes,
     Preprocessing,
     PruneOutcome,
     PrunePlan,
@@ -278,6 +281,42 @@ def compare(comparison: Comparison) -> dict[str, Any]:
         "disagreements": {"count": like.differing, "limit": comparison.limit, "images": listed}
         if seen
         else None,
+    }
+
+
+def check(outcome: CheckOutcome) -> dict[str, Any]:
+    """Return what ``resprune check --json`` prints."""
+    own, its, outcomes = outcome.figures, outcome.figures_against, outcome.outcomes
+    nothing = {"accuracy": None, "loss": None}
+    beside = None
+    if outcome.against is not None:
+        beside = {"checkpoint": _checkpoint(outcome.against)} | (nothing if its is None else _figures(its))
+    return (
+        _head("check", outcome.candidate, outcome.data)
+        | (nothing if own is None else _figures(own))
+        | {
+            "against": beside,
+            "outcomes": None if outcomes is None else _outcomes(outcomes),
+            "confidence": outcome.confidence,
+            "strict": outcome.strict,
+            "conditions": [_condition(condition) for condition in outcome.conditions],
+            "verdict": outcome.verdict,
+            "exit_status": outcome.exit_status,
+        }
+    )
+
+
+def _condition(condition: Condition) -> dict[str, Any]:
+    own = condition.interval
+    return asdict(condition) | {"interval": None if own is None else [own.low, own.high]}
+
+
+def _outcomes(outcomes: Outcomes) -> dict[str, int]:
+    return {
+        "both": outcomes.both,
+        "only_checkpoint": outcomes.only_second,
+        "only_against": outcomes.only_first,
+        "neither": outcomes.neither,
     }
 
 

@@ -1,4 +1,4 @@
-"""Limits on sizes and speed, by properties: they are what the pruned network has, and monotone."""
+"""What a budget allows of sizes and speed, by properties: what the pruned network has, and monotone."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resprune import pipeline
+from resprune.allowance import Allowance
 from resprune.chain import ResidualChain
-from resprune.limits import Limits
 from resprune.records import Budget, Speed
 from resprune.search import savings
 from resprune.selection import select
@@ -42,7 +42,7 @@ def test_limits_are_kept_exactly_where_the_pruned_network_keeps_them(
     chain = network()
     left = pipeline.preview(chain, select(remove=sorted(gone), blocks=chain.depth))
     kept = left.macs <= macs * chain.summary.macs and left.parameters <= parameters * chain.summary.parameters
-    missed = Limits(chain, Budget(macs=macs, parameters=parameters)).missed(gone)
+    missed = Allowance(chain, Budget(macs=macs, parameters=parameters)).missed(gone)
     assert (missed is None) == kept
 
 
@@ -57,10 +57,10 @@ def test_limits_are_monotone(
         parameters=min(0.999, parameters + room),
         speedup=max(1.001, speedup - room),
     )
-    own = Limits(network(), budget, slow)
+    own = Allowance(network(), budget, slow)
     if own.missed(gone) is None:
         assert own.missed(gone | more) is None
-        assert Limits(network(), looser, slow).missed(gone) is None
+        assert Allowance(network(), looser, slow).missed(gone) is None
 
 
 def test_every_speed_is_measured_once() -> None:
@@ -70,15 +70,15 @@ def test_every_speed_is_measured_once() -> None:
         asked.append(other.depth)
         return slow(other)
 
-    limits = Limits(network(), Budget(speedup=2.0), clock)
-    assert limits.missed([]) == "it is 1.00 times faster, and 2 is asked for"
+    own = Allowance(network(), Budget(speedup=2.0), clock)
+    assert own.missed([]) == "it is 1.00 times faster, and 2 is asked for"
     assert asked == []
     for _ in range(2):
-        assert limits.missed([3, 1]) is not None
-        assert limits.told_speed([1, 3]) == limits.measured[frozenset({1, 3})]
+        assert own.missed([3, 1]) is not None
+        assert own.told_speed([1, 3]) == own.measured[frozenset({1, 3})]
     assert asked == [6]
-    assert limits.told_speed([]) is None
-    assert Limits(network(), Budget(macs=0.5)).told_speed([1]) is None
+    assert own.told_speed([]) is None
+    assert Allowance(network(), Budget(macs=0.5)).told_speed([1]) is None
 
 
 @pytest.mark.parametrize("compensated", [False, True])

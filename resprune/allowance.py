@@ -39,7 +39,7 @@ class _Size:
 
 
 @dataclass(frozen=True)
-class Limits:
+class Allowance:
     """A budget's limits on sizes and speed, for one network.
 
     Attributes:
