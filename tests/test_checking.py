@@ -17,6 +17,7 @@ import resprune
 from resprune.cli.checking import _bytes, _count, _fraction
 from resprune.errors import UsageError
 from resprune.records import Limits
+from resprune.report.gates import annotation
 
 SAMPLES = ("--samples", 200)
 
@@ -211,6 +212,12 @@ def test_annotations_and_a_step_summary(bad: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "none" / "summary.md"))
     again = run("check", *failing(bad), "--format", "github")
     assert (again.exit_code, "cannot be written" in again.stderr) == (1, True)
+
+
+def test_annotations_escape_what_would_end_them() -> None:
+    assert annotation("error", "a:b,c\n50%", "x: 1,\r\n50%0A") == (
+        "::error title=a%3Ab%2Cc%0A50%25::x: 1,%0D%0A50%250A"
+    )
 
 
 def test_what_cannot_be_checked_is_annotated_too() -> None:
