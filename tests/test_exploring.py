@@ -11,6 +11,7 @@ import pandas
 import pytest
 from commands import refusal, run
 from conftest import ARCHITECTURES, make_chain
+from schemas import assert_valid
 from torch import Tensor
 
 import resprune
@@ -127,7 +128,7 @@ def test_the_command(cifar_file: Path, image_folder: Callable[..., Path], tmp_pa
     result = run(*words, "--json", "--csv", table, "--latency-batch", 2)
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
-    assert report["schema"] == "resprune/frontier/1"
+    assert_valid(report)
     assert (report["method"], report["batch_size"], report["device"]) == ("surgical", 2, "cpu")
     entries = report["frontier"]
     assert [entry["blocks"] for entry in entries] == list(range(8, -1, -1))

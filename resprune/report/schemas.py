@@ -134,6 +134,7 @@ PARTS: dict[str, Schema] = {
         "How an image becomes the network's input.",
     ),
     "figures": _object(FIGURES),
+    "judged": _object(FIGURES | {"divergence": DIVERGENCE}),
     "verified": _object(
         {
             "max_abs_difference": _number("Of two logits."),
@@ -153,6 +154,7 @@ PARTS: dict[str, Schema] = {
             "kept": _list(INDEX),
             "depth": INDEX,
             "reasons": _list(TEXT),
+            "order": _list(INDEX),
             "divergence": _or_null(DIVERGENCE),
             "speed": _or_null(
                 _object(
@@ -179,6 +181,7 @@ PARTS: dict[str, Schema] = {
             "held_out": INDEX,
             "divergence": _object({"before": _or_null(DIVERGENCE), "after": _or_null(DIVERGENCE)}),
             "kept": TRUTH,
+            "removed": _count("Blocks that were gone by then."),
             "figures": _or_null(_ref("figures")),
             "recipe": _or_null(FREE),
         }
@@ -311,6 +314,34 @@ COMMANDS: dict[str, tuple[str, Schema]] = {
             "output": _or_null(OUTPUT),
             "remedies?": _ref("remedies"),
             "files?": HASHES,
+        },
+    ),
+    "frontier": (
+        "What resprune prune --frontier --json prints.",
+        {
+            "data": _ref("data"),
+            "choice": _ref("data"),
+            "method": _text("Which blocks may go next.", "surgical", "stagewise", "tail"),
+            "order": _list(INDEX),
+            **dict.fromkeys(("threads", "batch_size"), INDEX),
+            "device": TEXT,
+            "frontier": _list(
+                _object(
+                    {
+                        "removed": _list(INDEX),
+                        "blocks": INDEX,
+                        **SIZE,
+                        "latency_ms": _object(
+                            {"median": _number("Milliseconds."), "iqr": _number("The same.")}
+                        ),
+                        "ratio": _number("Time over the whole network's."),
+                        "raw": _ref("judged"),
+                        "statistics": _or_null(_ref("judged")),
+                        "recovered": _ref("judged"),
+                    },
+                    "One depth; the network itself is the first.",
+                )
+            ),
         },
     ),
     "evaluate": (
