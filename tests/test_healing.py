@@ -91,3 +91,12 @@ def test_from_scratch_nothing_of_the_weights_is_left(image_folder: Callable[...,
         for one, other in ((0, 1), (1, 2)):
             assert abs(float(torch.corrcoef(torch.stack([weights[one], weights[other]]))[0, 1])) < 0.6, name
     assert first.architecture == pruned.architecture
+
+
+def test_a_network_without_blocks_can_be_healed(image_folder: Callable[..., Path]) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    cut = remove_blocks(chain, removing(chain, *range(chain.depth)))
+    assert cut.depth == 0
+    healed, tried = healer(chain, image_folder(each=4)).heal(cut)
+    assert tried.kind == HEALING
+    assert healed.depth == 0
