@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from resprune.choosing import Choice as Choice
     from resprune.comparing import bench as bench
     from resprune.comparing import compare as compare
     from resprune.errors import ResPruneError as ResPruneError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from resprune.finetuning import finetune as finetune
     from resprune.pipeline import Pruned as Pruned
     from resprune.pipeline import analyze as analyze
+    from resprune.pipeline import choose_for as choose_for
     from resprune.pipeline import evaluate as evaluate
     from resprune.pipeline import load as load
     from resprune.pipeline import prune as prune
@@ -25,19 +27,25 @@ if TYPE_CHECKING:
     from resprune.pipeline import select as select
     from resprune.pipeline import wrap as wrap
     from resprune.records import Analysis as Analysis
+    from resprune.records import Budget as Budget
     from resprune.records import Preprocessing as Preprocessing
     from resprune.records import Recipe as Recipe
+    from resprune.report.plots import draw as draw
 
 _WHERE = {
     "ResPruneError": "resprune.errors",
     "Analysis": "resprune.records",
+    "Budget": "resprune.records",
+    "Choice": "resprune.choosing",
     "Finetuned": "resprune.finetuning",
     "Preprocessing": "resprune.records",
     "Recipe": "resprune.records",
     "Pruned": "resprune.pipeline",
     "analyze": "resprune.pipeline",
     "bench": "resprune.comparing",
+    "choose_for": "resprune.pipeline",
     "compare": "resprune.comparing",
+    "draw": "resprune.report.plots",
     "evaluate": "resprune.pipeline",
     "export": "resprune.exporting.formats",
     "finetune": "resprune.finetuning",
@@ -50,6 +58,8 @@ _WHERE = {
 
 __all__ = [
     "Analysis",
+    "Budget",
+    "Choice",
     "Finetuned",
     "Preprocessing",
     "Pruned",
@@ -58,7 +68,9 @@ __all__ = [
     "__version__",
     "analyze",
     "bench",
+    "choose_for",
     "compare",
+    "draw",
     "evaluate",
     "export",
     "finetune",

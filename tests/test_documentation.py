@@ -29,6 +29,7 @@ from commands import run
 from documents import Command, Snippet
 from typer.core import TyperGroup
 
+import resprune
 from resprune import choosing, pipeline
 from resprune.chain import ResidualChain
 from resprune.cli.app import app
@@ -186,3 +187,17 @@ def options_of(command: Any) -> set[str]:
     found = {name for own in command.params for name in (*own.opts, *own.secondary_opts)}
     assert "--debug" in found
     return found
+
+
+def test_every_public_name_is_documented_and_used() -> None:
+    text = documents.read("docs/python.md")
+    code = "".join(snippet.text for snippet in documents.snippets("docs/python.md"))
+    for name in resprune.__all__:
+        assert f"`resprune.{name}" in text, name
+    elsewhere = {"Analysis", "Choice", "Finetuned", "Preprocessing", "Pruned", "__version__", "wrap"}
+    assert {name for name in resprune.__all__ if f"resprune.{name}" not in code} == elsewhere
+
+
+def test_the_index_lists_every_document() -> None:
+    listed = set(re.findall(r"\]\((\w+\.md)\)", documents.read("docs/README.md")))
+    assert listed == {path.name for path in (documents.ROOT / "docs").glob("*.md")} - {"README.md"}
