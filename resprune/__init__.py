@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from resprune.checking import check as check
+    from resprune.choosing import Choice as Choice
     from resprune.comparing import bench as bench
     from resprune.comparing import compare as compare
     from resprune.errors import ResPruneError as ResPruneError
@@ -33,11 +34,13 @@ if TYPE_CHECKING:
     from resprune.records import Limits as Limits
     from resprune.records import Preprocessing as Preprocessing
     from resprune.records import Recipe as Recipe
+    from resprune.report.plots import draw as draw
 
 _WHERE = {
     "ResPruneError": "resprune.errors",
     "Analysis": "resprune.records",
     "Budget": "resprune.records",
+    "Choice": "resprune.choosing",
     "Finetuned": "resprune.finetuning",
     "Frontier": "resprune.records",
     "Limits": "resprune.records",
@@ -49,6 +52,7 @@ _WHERE = {
     "choose_for": "resprune.pipeline",
     "check": "resprune.checking",
     "compare": "resprune.comparing",
+    "draw": "resprune.report.plots",
     "evaluate": "resprune.pipeline",
     "export": "resprune.exporting.formats",
     "finetune": "resprune.finetuning",
@@ -63,6 +67,7 @@ _WHERE = {
 __all__ = [
     "Analysis",
     "Budget",
+    "Choice",
     "Finetuned",
     "Frontier",
     "Limits",
@@ -76,6 +81,7 @@ __all__ = [
     "check",
     "choose_for",
     "compare",
+    "draw",
     "evaluate",
     "export",
     "finetune",

@@ -91,8 +91,8 @@ def feature_loss(features: Sequence[Tensor], taught: Sequence[Tensor]) -> Tensor
 
 def branch_penalty(chain: ResidualChain, branch_decay: float) -> float:
     """Return ``lambda / 2 * sum_k ||w_F,k||^2`` (Theorem 1)."""
-    squares = [p.detach().square().sum() for block in chain.blocks for p in block.branch.parameters()]
-    return 0.5 * branch_decay * float(torch.stack(squares).sum())
+    parameters = (p.detach() for block in chain.blocks for p in block.branch.parameters())
+    return 0.5 * branch_decay * float(sum(p.square().sum() for p in parameters))
 
 
 def vanishing_group(block: Block) -> list[nn.Parameter]:

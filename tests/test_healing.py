@@ -160,3 +160,12 @@ def test_images_without_labels_heal_as_labelled_ones_do(image_folder: Callable[.
         healer(chain, flat, teacher_weight=0.9)
     with pytest.raises(DataError, match="no labels for the control from scratch"):
         check_labels(["scratch"], Restoration(chain, None, unlabelled, 0, quiet))
+
+
+def test_a_network_without_blocks_can_be_healed(image_folder: Callable[..., Path]) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    cut = remove_blocks(chain, removing(chain, *range(chain.depth)))
+    assert cut.depth == 0
+    healed, tried = healer(chain, image_folder(each=4)).heal(cut, chain.depth)
+    assert tried.kind == HEALING
+    assert healed.depth == 0

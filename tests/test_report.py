@@ -6,6 +6,7 @@ import builtins
 import copy
 import json
 import re
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from commands import refusal, run
 from studies import analysis, bounds, write
 
+import resprune
 from resprune.errors import ResultError
 from resprune.records import Study
 from resprune.report import page, plots, reading
@@ -363,3 +365,18 @@ def test_analyze_writes_the_same_page_as_report(
     assert (tmp_path / "page.html").read_bytes() == out.read_bytes()
     assert "exists already" in refusal(3, *words, "--report", out)
     assert "--force" in refusal(2, *words, "--force")
+
+
+def test_plots_from_python_are_those_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = study(analysis(), "a").analysis, study(analysis(seed=1), "b").analysis
+    drawn = resprune.draw(one)
+    assert list(drawn) == ["accuracy", "loss", "residual-norms", "parameter-norms", "drop-effects"]
+    assert drawn["loss"].svg() == plots.plots([study(analysis(), "")])[1].svg()
+    assert drawn["loss"].png().startswith(b"\x89PNG")
+    assert len(repr(drawn["loss"])) < 200
+    both = resprune.draw({"before": one, "after": other})
+    assert both["accuracy"].curves == ("1. before", "2. after")
+    assert {"drop-effects-1", "drop-effects-2"} < both.keys()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(resprune.ResPruneError, match="reports and plots need matplotlib"):
+        resprune.draw(one)

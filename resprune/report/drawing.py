@@ -10,11 +10,12 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import BytesIO, StringIO
 from typing import TYPE_CHECKING, Any
 
 from resprune.records import Study
-from resprune.report.palette import CURVES, DASHES, MARKERS
+from resprune.report.palette import CURVES, DASHES, LIGHT, MARKERS
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -26,6 +27,7 @@ WIDTH, HEIGHT = 5.0, 3.3
 """Inches; 360 points wide, as a phone has CSS pixels."""
 _ROW = 0.17
 """Inches of a legend's or a stage strip's line."""
+_NOTEBOOK_DPI = 120
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -53,9 +55,28 @@ class Plot:
     name: str
     title: str
     describe: str
-    draw: Callable[[Axes, Mapping[str, str]], list[Artist]]
-    studies: tuple[Study, ...]
+    draw: Callable[[Axes, Mapping[str, str]], list[Artist]] = field(repr=False)
+    studies: tuple[Study, ...] = field(repr=False)
     curves: tuple[str, ...] = ()
+
+    def svg(self, colours: Mapping[str, str] = LIGHT) -> str:
+        """Return an SVG file."""
+        buffer = StringIO()
+        with figure_of(self, colours) as figure:
+            nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            figure.savefig(buffer, format="svg", metadata=nothing)
+        return buffer.getvalue()
+
+    def png(self, dpi: int = 200) -> bytes:
+        """Return a PNG file, in the light colours, so many dots an inch."""
+        buffer = BytesIO()
+        with figure_of(self, LIGHT) as figure:
+            figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+        return buffer.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        return self.png(_NOTEBOOK_DPI)
 
 
 @contextmanager
@@ -73,7 +94,7 @@ def figure_of(plot: Plot, colours: Mapping[str, str]) -> Iterator[Figure]:
         figure = Figure(figsize=(WIDTH, height), facecolor=colours["paper"])
         FigureCanvasAgg(figure)
         bottom, top = 0.5 + (lines + 0.12 if lines else 0), height - 0.12 - strips
-        box = (0.74 / WIDTH, bottom / height, (WIDTH - 0.86) / WIDTH, (top - bottom) / height)
+        box = (0.8 / WIDTH, bottom / height, (WIDTH - 0.92) / WIDTH, (top - bottom) / height)
         axes = figure.add_axes(box, facecolor=colours["paper"])
         handles = plot.draw(axes, colours)
         depth = max((study.analysis.trajectory.depth for study in plot.studies), default=0)

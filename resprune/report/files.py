@@ -57,7 +57,7 @@ def write(studies: Sequence[Study], file: Path | None, folder: Path | None, *, f
     drawn: dict[str, bytes] = {}
     if folder is not None:
         for plot in plots.plots(studies):
-            drawn |= {f"{plot.name}.svg": plots.svg(plot).encode(), f"{plot.name}.png": plots.png(plot)}
+            drawn |= {f"{plot.name}.svg": plot.svg().encode(), f"{plot.name}.png": plot.png()}
     written: list[Path] = []
     if folder is not None:
         _replace_folder(folder, drawn)

@@ -7,9 +7,9 @@ from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
-from resprune.errors import UsageError
 from resprune.records import BlockRow, Study
 from resprune.report import plots
+from resprune.report.extra import from_extra
 from resprune.report.palette import DARK, LIGHT
 from resprune.report.wording import images_of, number, percent, recipe_of, suggestion
 
@@ -38,14 +38,9 @@ def check_extra() -> None:
     Raises:
         UsageError: with the command that installs it.
     """
-    try:
+    with from_extra():
         import jinja2
         import matplotlib as mpl
-    except ImportError as error:
-        raise UsageError(
-            f"reports and plots need {error.name}, which is not installed",
-            hint="pip install 'resprune[report]'",
-        ) from error
     assert jinja2.__name__
     assert mpl.__name__
 

@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
-from io import BytesIO, StringIO
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from resprune.records import Band, Study
-from resprune.report.drawing import Plot, figure_of, line, logarithmic
-from resprune.report.palette import LIGHT, PLACEHOLDERS, with_variables
+from resprune.records import Analysis, Band, Study
+from resprune.report.drawing import Plot, line, logarithmic
+from resprune.report.extra import from_extra
+from resprune.report.palette import PLACEHOLDERS, with_variables
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -83,6 +84,25 @@ _QUANTITIES = (
     ),
 )
 """The paper's Figures 2 and 3 (first two) and 4 and 5."""
+
+
+def draw(analyses: Analysis | Mapping[str, Analysis]) -> dict[str, Plot]:
+    """Return the plots of a report by their names: ``accuracy``, ``loss``, ``residual-norms``, ...
+
+    A notebook shows them as they are; `Plot.svg` and `Plot.png` give files.
+
+    Args:
+        analyses: One, or several by the names that the legends have, drawn over one another.
+
+    Raises:
+        UsageError: where matplotlib is missing.
+    """
+    with from_extra():
+        import matplotlib as mpl
+    assert mpl.__name__
+    named = {"": analyses} if isinstance(analyses, Analysis) else analyses
+    own = version("resprune")
+    return {plot.name: plot for plot in plots([Study(name, one, own) for name, one in named.items()])}
 
 
 def plots(studies: Sequence[Study]) -> list[Plot]:
@@ -170,17 +190,12 @@ def _control_label(control: Band) -> str:
     return f"{count} random block{'s' if count != 1 else ''} removed ({times} time{'s' if times != 1 else ''})"
 
 
-def svg(plot: Plot) -> str:
-    """Return a plot as an SVG file of its own, in the light colours."""
-    return _render(plot, LIGHT)
-
-
 def inline(plot: Plot) -> str:
     """Return a plot as an SVG element for a page that has the palette's CSS variables.
 
     Its ids begin with the plot's name, so that no two in a page are alike.
     """
-    text = with_variables(_render(plot, PLACEHOLDERS))
+    text = with_variables(plot.svg(PLACEHOLDERS))
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*|<defs>\s*<style.*?</defs>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"| width="[\d.]+pt"| height="[\d.]+pt"', "", text)
@@ -188,19 +203,3 @@ def inline(plot: Plot) -> str:
     own = rf"{plot.name}-"
     text = re.sub(rf'( id="| href="#|url\(#)(?!{re.escape(own)})', rf"\g<1>{own}", text)
     return text.strip().replace("<svg ", f'<svg role="img" aria-label="{escape(plot.title)}" ', 1)
-
-
-def png(plot: Plot) -> bytes:
-    """Return a plot as a PNG file, in the light colours, 200 dots an inch."""
-    buffer = BytesIO()
-    with figure_of(plot, LIGHT) as figure:
-        figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _render(plot: Plot, colours: Mapping[str, str]) -> str:
-    buffer = StringIO()
-    with figure_of(plot, colours) as figure:
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=nothing)
-    return buffer.getvalue()
