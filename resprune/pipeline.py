@@ -10,7 +10,7 @@ evaluate(load("resnet20-pruned"), "cifar10/")
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -208,18 +208,23 @@ def prune(
     return Pruned(pruned, outcome)
 
 
-def save(pruned: Pruned, folder: str | Path, *, force: bool = False) -> list[str]:
+def save(
+    pruned: Pruned, folder: str | Path, *, force: bool = False, made: Mapping[str, Any] | None = None
+) -> list[str]:
     """Write the output folder, whole or not at all; returns the names of its files.
 
     Args:
         pruned: From `prune`.
         folder: Must not exist, unless ``force`` is on and it is one of resprune's.
         force: Replace it.
+        made: What the report says of its making: `resprune.report.results.made`.
     """
     outcome = pruned.outcome
     with output.whole_or_nothing(Path(folder), force) as draft:
         output.write_network(pruned.chain, draft, results.provenance(outcome))
-        output.write_json(draft / output.REPORT_FILE, results.portable(results.prune(outcome)))
+        output.write_json(
+            draft / output.REPORT_FILE, results.portable(results.prune(outcome) | dict(made or {}))
+        )
         (draft / output.CARD_FILE).write_text(card.model_card(outcome, Path(folder).name), encoding="utf-8")
         return sorted(entry.name for entry in draft.iterdir())
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from resprune.cli import options, reporting, shell
+from resprune.cli.common import Application, Commands
 from resprune.cli.comparing import bench, compare
 from resprune.cli.exporting import export
 from resprune.cli.opening import Open, opens_a_checkpoint
@@ -18,8 +19,9 @@ from resprune.cli.training import finetune
 
 Opened = Callable[[], Open]
 
-app = typer.Typer(
+app = Application(
     name="resprune",
+    cls=Commands,
     help="Prune trained ResNets block by block, see what every block does, and ship a plain model.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -118,7 +120,7 @@ def analyze(
             bounding.check(chain, part, **weights)
         reading = {"split": split, "samples": samples, "seed": seed, "batch_size": batch_size}
         analysis = pipeline.analyze(chain, data, tol=tol, drops=drops, progress=shell.progress, **reading)
-        found = results.analyze(analysis) | results.made(reporting.command_line(), seed)
+        found = results.analyze(analysis) | reporting.made(seed)
         shown = [tables.analyze(analysis)]
         if part is not None:
             terms = bounding.bound(chain, part, analysis, data, progress=shell.progress, **weights, **reading)
@@ -177,7 +179,8 @@ def evaluate(
             chain, data, evaluation.accuracy, split=split, seed=seed, batch_size=batch_size
         )
         if as_json:
-            shell.print_json(results.evaluate(chain.summary, summary, evaluation) | results.remedies(better))
+            found = results.evaluate(chain.summary, summary, evaluation) | reporting.made(seed)
+            shell.print_json(found | results.remedies(better))
         else:
             shell.show(tables.evaluate(chain.summary, summary, evaluation))
         shell.advise(tables.remedy(better))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from resprune.cli import options, shell
+from resprune.cli import options, reporting, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.errors import UsageError
 from resprune.records import RECIPES, Budget, DataSummary, Method, PrunePlan, Recipe
@@ -154,7 +154,8 @@ def prune(
             shell.say("Note: the plan was chosen on the test images; what they say of it is too good.")
         if dry_run or out is None:
             if as_json:
-                shell.print_json(results.planned(plan, chain.summary, result, choice))
+                planned = results.planned(plan, chain.summary, result, choice)
+                shell.print_json(planned | reporting.made(seed))
             return
         pruned = pipeline.prune(
             chain,
@@ -176,11 +177,12 @@ def prune(
         )
         if pruned.outcome.seen:
             shell.say("Note: images that the figures are measured on were used to bring the network back.")
-        files = pipeline.save(pruned, out, force=force)
+        made = reporting.made(seed)
+        files = pipeline.save(pruned, out, force=force, made=made)
         better = pipeline.remedies(chain, data, pruned.outcome.before.accuracy, **reading)
         if as_json:
             written = {"output": {"folder": str(out), "files": files}}
-            shell.print_json(results.prune(pruned.outcome) | written | results.remedies(better))
+            shell.print_json(results.prune(pruned.outcome) | made | written | results.remedies(better))
         else:
             shell.show("")
             shell.show(pruning.prune(pruned.outcome))
