@@ -60,10 +60,11 @@ def inspect(
         bool, typer.Option("--check", help="Read the numbers too: finite, and every block is skip plus branch.")
     ] = False,
     as_json: options.Json = False,
+    threads: options.Threads = None,
     debug: options.Debug = False,
 ) -> None:
     """Say what a checkpoint is: format, family, architecture, blocks, size. Needs no data."""
-    with shell.command(debug):
+    with shell.command(debug, threads=threads):
         from resprune.report import results, tables
 
         chain = opened()(device="cpu", numbers=check)

@@ -46,12 +46,23 @@ def command(
             raise
         messages.complain(str(error), error.exit_status)
         raise typer.Exit(error.exit_status) from error
+    except (RuntimeError, MemoryError) as error:
+        if debug or isinstance(error, typer.Exit) or not _is_out_of_memory(error):
+            raise
+        messages.complain("out of memory; lower --batch-size, or use another --device", 3)
+        raise typer.Exit(3) from error
     except KeyboardInterrupt as error:
         messages.complain(f"interrupted, {interrupted}", 130)
         raise typer.Exit(130) from error
     except _Terminated:
         messages.complain(f"terminated, {interrupted}", 128 + signal.SIGTERM)
         raise
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    from resprune.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 class _Terminated(SystemExit):
