@@ -23,6 +23,8 @@ from resprune.records import DataSummary, Preprocessing
 
 LISTED = 5
 """How many damaged images an error names besides the first."""
+_UNDECODABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises of damaged images."""
 
 
 @dataclass(frozen=True)
@@ -180,15 +182,13 @@ def _check_first(source: Source, preprocessing: Preprocessing) -> None:
     _decode_or_count(next(items), items, preprocessing, len(source))
 
 
-class _DamagedImageError(DataError):
-    """An image cannot be decoded; others may be damaged too."""
-
-
 def _decode_or_count(item: Item, rest: Iterator[Item], recipe: Preprocessing, images: int) -> np.ndarray:
     """Decode an image; where it is damaged, look at all others too before it is refused."""
     try:
         return decode(item, recipe)
-    except _DamagedImageError as error:
+    except DataError as error:
+        if not isinstance(error.__cause__, _UNDECODABLE):
+            raise
         what, hint, others = error.what, error.hint, list(_damaged(rest, recipe))
         if others:
             names = ", ".join(others[:LISTED]) + (", ..." if len(others) > LISTED else "")
@@ -198,11 +198,13 @@ def _decode_or_count(item: Item, rest: Iterator[Item], recipe: Preprocessing, im
 
 def _damaged(items: Iterator[Item], recipe: Preprocessing) -> Iterator[str]:
     """Yield where damaged images are; what else is wrong with the data ends the search."""
-    with suppress(DataError):
+    with suppress(DataError):  # of labels
         for item in items:
             try:
                 decode(item, recipe)
-            except _DamagedImageError as error:
+            except DataError as error:
+                if not isinstance(error.__cause__, _UNDECODABLE):
+                    return
                 yield str(error.where)
 
 
@@ -246,9 +248,9 @@ def pixels_of(item: Item, prepare: Callable[[Image.Image], Image.Image]) -> np.n
                     hint="convert it to 8 bits, as the training images were",
                 )
             pixels = np.asarray(prepare(image))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except _UNDECODABLE as error:
         reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
-        raise _DamagedImageError(
+        raise DataError(
             f"the image cannot be decoded ({reason})", where=item.where, hint="replace or remove it"
         ) from error
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
