@@ -20,16 +20,19 @@ from resprune.chain import ResidualChain, seeded_images
 from resprune.checkpoint import DEMO
 from resprune.data import TEST_FIRST, Batches, open_data
 from resprune.errors import UsageError
+from resprune.memory import pass_over
 from resprune.records import (
     BenchOutcome,
     Comparison,
     DataSummary,
     Disagreement,
+    Likeness,
     Preprocessing,
     Subject,
     Timing,
 )
 from resprune.running import Network, OnnxNetwork, Run, is_onnx, open_onnx, ready
+from resprune.trajectory import OnBatch
 
 LISTED = 1000
 """How many disagreements are listed at most."""
@@ -169,10 +172,12 @@ def compare(
         )
     options = {"order": TEST_FIRST, "seed": seed} | options
     opened = [_batches(data, recipe, classes, **options) for recipe in (recipes[0], recipes[-1])]
-    with progress("compare", opened[0].summary.samples) as on_batch:
-        likeness = agreement.likeness(
-            *_runs(networks), _pairs(opened, networks), limit=limit, on_batch=on_batch
-        )
+
+    def compared(own: Batches, on_batch: OnBatch) -> Likeness:
+        resized = [replace(batches, batch_size=own.batch_size) for batches in opened]
+        return agreement.likeness(*_runs(networks), _pairs(resized, networks), limit=limit, on_batch=on_batch)
+
+    likeness = pass_over(opened[0], compared, progress, "compare")
     found = _placed(likeness.disagreements, opened[0])
     return Comparison(
         first=_subject(first),

@@ -16,6 +16,7 @@ from resprune import trajectory
 from resprune.chain import ResidualChain
 from resprune.data import Batches
 from resprune.errors import DataError, UsageError
+from resprune.memory import pass_over
 from resprune.reading import Progress
 from resprune.records import Band, Control, Evaluation, PrunePlan
 from resprune.restoration import Restoration
@@ -43,8 +44,12 @@ class Measure:
         """Return them; no accuracy and loss without labels."""
         if not self.batches.labelled:
             return Evaluation(None, None, None, self.batches.summary.samples)
-        with self.progress("evaluate", self.batches.summary.samples) as on_batch:
-            return trajectory.evaluate(chain, self.batches, on_batch=on_batch)
+        return pass_over(
+            self.batches,
+            lambda images, on_batch: trajectory.evaluate(chain, images, on_batch=on_batch),
+            self.progress,
+            "evaluate",
+        )
 
 
 def check_controls(kinds: Sequence[str], *, heals: bool, images: bool) -> None:

@@ -10,7 +10,7 @@ evaluate(load("resnet20-pruned"), "cifar10/")
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST
 from resprune.exporting import folder as output
 from resprune.families import FAMILIES
 from resprune.loading import load
+from resprune.memory import pass_over
 from resprune.reading import Data, Progress, batches_for, silent
 from resprune.records import (
     Analysis,
@@ -77,13 +78,22 @@ def analyze(
     check_tolerance(tol)
     options.setdefault("order", VALIDATION_FIRST)
     batches = batches_for(chain, data, **options)
-    with progress("analyze", batches.summary.samples) as on_batch:
-        measured = trajectory.measure(chain, batches, drops=drops, on_batch=on_batch)
+    measured = pass_over(
+        batches,
+        lambda images, on_batch: trajectory.measure(chain, images, drops=drops, on_batch=on_batch),
+        progress,
+        "analyze",
+    )
     suggested = tail_rule(measured.residual_norms_relative, tol)
     band = None
     if drops and chain.depth:
-        with progress("control", batches.summary.samples) as on_batch:
-            band = random_band(chain, batches, max(1, chain.depth - suggested), on_batch=on_batch)
+        count = max(1, chain.depth - suggested)
+        band = pass_over(
+            batches,
+            lambda images, on_batch: random_band(chain, images, count, on_batch=on_batch),
+            progress,
+            "control",
+        )
     return Analysis(chain.summary, batches.summary, measured, tol, suggested, band)
 
 
@@ -182,8 +192,12 @@ def prune(
         options.setdefault("order", TEST_FIRST)
         batches = batches_for(chain, data, **options)
         summary = batches.summary
-        with progress("verify", summary.samples) as on_batch:
-            before, raw, verified = verify(chain, cut, plan, batches, on_batch=on_batch)
+        before, raw, verified = pass_over(
+            batches,
+            lambda images, on_batch: verify(chain, cut, plan, images, on_batch=on_batch),
+            progress,
+            "verify",
+        )
         after = raw
         if restored is not None:
             done = restored
@@ -223,18 +237,21 @@ def _measured(step: Step, plan: PrunePlan, measure: Measure) -> Step:
     return network, replace(tried, figures=measure(network) if kept else None)
 
 
-def save(pruned: Pruned, folder: str | Path, *, force: bool = False) -> list[str]:
+def save(
+    pruned: Pruned, folder: str | Path, *, force: bool = False, made: Mapping[str, Any] | None = None
+) -> list[str]:
     """Write the output folder, whole or not at all; returns the names of its files.
 
     Args:
         pruned: From `prune`.
         folder: Must not exist, unless ``force`` is on and it is one of resprune's.
         force: Replace it.
+        made: What the report says of its making: `resprune.report.results.made`.
     """
     outcome = pruned.outcome
     with output.whole_or_nothing(Path(folder), force) as draft:
         output.write_network(pruned.chain, draft, results.provenance(outcome))
-        output.write_report(draft, results.portable(results.prune(outcome)))
+        output.write_report(draft, results.portable(results.prune(outcome) | dict(made or {})))
         (draft / output.CARD_FILE).write_text(card.model_card(outcome, Path(folder).name), encoding="utf-8")
         return sorted(entry.name for entry in draft.iterdir())
 
@@ -262,8 +279,13 @@ def evaluate(
     """Return accuracy and loss of the network itself, and the images they were measured on."""
     options.setdefault("order", TEST_FIRST)
     batches = batches_for(chain, data, **options)
-    with progress("evaluate", batches.summary.samples) as on_batch:
-        return trajectory.evaluate(chain, batches, on_batch=on_batch), batches.summary
+    evaluation = pass_over(
+        batches,
+        lambda images, on_batch: trajectory.evaluate(chain, images, on_batch=on_batch),
+        progress,
+        "evaluate",
+    )
+    return evaluation, batches.summary
 
 
 __all__ = [

@@ -14,6 +14,7 @@ from resprune.compensation import affordable_images, can_compensate, compensate
 from resprune.data import Batches
 from resprune.divergence import divergence
 from resprune.errors import DataError
+from resprune.memory import pass_over
 from resprune.reading import Progress
 from resprune.records import PrunePlan, Recovery
 from resprune.trajectory import Batch, OnBatch
@@ -60,8 +61,16 @@ def recover(
     if not plan.removed or samples < 3:
         return []
     held_out, calibration = images.divide(held, seed)
-    with progress("compare", held) as on_batch:
-        least = divergence(chain, pruned, held_out, on_batch=on_batch)
+
+    def lost(network: ResidualChain) -> float:
+        return pass_over(
+            held_out,
+            lambda batches, on_batch: divergence(chain, network, batches, on_batch=on_batch),
+            progress,
+            "compare",
+        )
+
+    least = lost(pruned)
     steps: list[tuple[ResidualChain, Recovery]] = []
     if least <= NOTHING_LOST:
         return steps
@@ -69,21 +78,29 @@ def recover(
 
     def judge(kind: str, seen: int, changed: ResidualChain) -> None:
         nonlocal best, least
-        with progress("compare", held) as on_batch:
-            after = divergence(chain, changed, held_out, on_batch=on_batch)
+        after = lost(changed)
         kept = after < least  # and not NaN
         record = Recovery(kind, images.summary.split, seen, held, least, after, kept, len(plan.removed))
         best, least = (changed, after) if kept else (best, least)
         steps.append((best, record))
 
     if norms_behind(pruned, plan.removed[0]):
-        with progress("re-estimate", samples - held) as on_batch:
-            again = re_estimate(pruned, calibration, on_batch, first=plan.removed[0])
+        again = pass_over(
+            calibration,
+            lambda batches, on_batch: re_estimate(pruned, batches, on_batch, first=plan.removed[0]),
+            progress,
+            "re-estimate",
+        )
         judge(STATISTICS, samples - held, again)
     seen = min(samples - held, affordable_images(chain))
     if can_compensate(chain, pruned, plan):
-        with progress("compensate", seen) as on_batch:
-            fitted = compensate(chain, pruned, plan, calibration, seed=seed, on_batch=on_batch)
+        fitted = pass_over(
+            calibration,
+            lambda batches, on_batch: compensate(chain, pruned, plan, batches, seed=seed, on_batch=on_batch),
+            progress,
+            "compensate",
+            seen,
+        )
         judge(COMPENSATION, seen, fitted)
     return steps
 

@@ -203,6 +203,7 @@ def test_bench_prints_one_object(cifar_file: Path, other_file: Path) -> None:
         "batch_size",
         "input",
         "channels_last",
+        "made",
     }
     assert set(alone["latency_ms"]) == {"median", "iqr"}
     assert (alone["threads"], alone["device"], alone["batch_size"], alone["rounds"]) == (1, "cpu", 1, 2)
@@ -233,6 +234,7 @@ def test_compare_prints_one_object(
         "against",
         "outcomes",
         "disagreements",
+        "made",
     }
     assert set(found["against"]) == {"checkpoint", "accuracy", "loss"}
     assert set(found["against"]["checkpoint"]) == KEYS_CHECKPOINT

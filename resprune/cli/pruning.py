@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from resprune.cli import exploring, options, shell
+from resprune.cli import exploring, options, reporting, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.errors import UsageError
 from resprune.records import RECIPES, Budget, DataSummary, Method, PrunePlan, Recipe
@@ -126,7 +126,6 @@ def prune(
     with shell.command(debug, threads=threads):
         from resprune import pipeline
         from resprune.controls import check_controls
-        from resprune.exporting.folder import refuse_existing
         from resprune.report import pruning, results, tables
         from resprune.selection import check_wishes
 
@@ -135,9 +134,7 @@ def prune(
         others = {f"--{name}": value is not None for name, value in wishes.items()}
         others |= {"a budget": bool(budget), "--out": out, "--control": control, "--dry-run": dry_run}
         exploring.check(wanted=frontier, csv=csv, others=others)
-        recipe = _healing(heal, heal_steps, heal_rate, seed)
-        if heal_rounds > 1 and recipe is None:
-            raise UsageError("--heal-rounds is of a healing, and there is none", hint="add --heal EPOCHS")
+        recipe = _healing(heal, heal_steps, heal_rate, heal_rounds, seed)
         if frontier:
             exploring.run(
                 opened()(device=device),
@@ -156,16 +153,14 @@ def prune(
             )
             return
         check_wishes(budget, **wishes)
-        if out is None and not dry_run:
-            raise UsageError("no output folder given", hint="add --out DIR, or --dry-run to see the plan only")
-        if out is not None and not dry_run:
-            refuse_existing(out, force)
+        if not dry_run:
+            _check_out(out, force)
         chain = opened()(device=device)
         images = data is not None or chain.origin.path == "demo"
         chooses = tol is not None or budget.max_drop is not None or (depth is None and remove is None)
         _check_reading(images, recover, recipe, split, chooses=chooses)
         check_controls(control or (), heals=recipe is not None, images=images)
-        reading = {"seed": seed, "batch_size": batch_size}
+        reading: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
         plan, choice, restored = _chosen(
             chain,
             data,
@@ -190,7 +185,8 @@ def prune(
             shell.say("Note: the plan was chosen on the test images; what they say of it is too good.")
         if dry_run or out is None:
             if as_json:
-                shell.print_json(results.planned(plan, chain.summary, result, choice))
+                planned = results.planned(plan, chain.summary, result, choice)
+                shell.print_json(planned | reporting.made(seed))
             return
         pruned = pipeline.prune(
             chain,
@@ -213,15 +209,15 @@ def prune(
         )
         if pruned.outcome.seen:
             shell.say("Note: images that the figures are measured on were used to bring the network back.")
-        files = pipeline.save(pruned, out, force=force)
+        made = reporting.made(seed)
+        files = pipeline.save(pruned, out, force=force, made=made)
         better = pipeline.remedies(chain, data, pruned.outcome.before.accuracy, **reading)
         if as_json:
             written = {"output": {"folder": str(out), "files": files}}
-            shell.print_json(results.prune(pruned.outcome) | written | results.remedies(better))
+            shell.print_json(results.prune(pruned.outcome) | made | written | results.remedies(better))
         else:
-            shell.show("")
-            shell.show(pruning.prune(pruned.outcome))
-            shell.show(f"Written: {out} ({', '.join(files)})")
+            for part in ("", pruning.prune(pruned.outcome), f"Written: {out} ({', '.join(files)})"):
+                shell.show(part)
         shell.advise(tables.remedy(better))
 
 
@@ -265,17 +261,29 @@ def _chosen(
     return chosen.plan, chosen.data or choice, chosen.restored
 
 
+def _check_out(out: Path | None, force: bool) -> None:
+    """Refuse to compute what could not be written."""
+    from resprune.exporting.folder import refuse_existing
+
+    if out is None:
+        raise UsageError("no output folder given", hint="add --out DIR, or --dry-run to see the plan only")
+    refuse_existing(out, force)
+
+
 def _names(remove: str | None) -> list[str] | None:
     """Return the blocks that are named; an empty text names none."""
     return None if remove is None else remove.split(",") if remove.strip() else []
 
 
-def _healing(epochs: int | None, steps: int | None, rate: float | None, seed: int) -> Recipe | None:
+def _healing(
+    epochs: int | None, steps: int | None, rate: float | None, rounds: int, seed: int
+) -> Recipe | None:
     """Return the recipe of a healing, or None for none."""
     given = {"epochs": epochs, "steps": steps, "rate": rate}
     if epochs is None and steps is None:
-        if rate is not None:
-            raise UsageError("--heal-rate is of a healing, and there is none", hint="add --heal EPOCHS")
+        for flag, value in (("--heal-rate", rate is not None), ("--heal-rounds", rounds > 1)):
+            if value:
+                raise UsageError(f"{flag} is of a healing, and there is none", hint="add --heal EPOCHS")
         return None
     if epochs is not None and steps is not None:
         raise UsageError("--heal and --heal-steps both say how long to heal", hint="give one of them")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resprune.cli import options, shell
+from resprune.cli import options, reporting, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.errors import UsageError
 from resprune.records import RECIPES, Recipe
@@ -184,7 +184,8 @@ def finetune(
             return
         files = sorted(entry.name for entry in out.iterdir())
         if as_json:
-            shell.print_json(results.finetune(done.outcome) | {"output": {"folder": str(out), "files": files}})
+            written = {"output": {"folder": str(out), "files": files}}
+            shell.print_json(results.finetune(done.outcome) | reporting.made(seed) | written)
         else:
             shell.show(tables.finetune(done.outcome))
             shell.show(f"Written: {out} ({', '.join(files)})")

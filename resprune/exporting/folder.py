@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -127,10 +128,17 @@ def write_network(
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file with the permissions that any other file would have."""
+    """Write a safetensors file with the permissions that any other file would have.
+
+    Raises:
+        OSError: where the disk is full, for example.
+    """
     path.touch()
     mode = path.stat().st_mode
-    save_file(tensors, path, metadata={"format": "pt", **(metadata or {})})
+    try:
+        save_file(tensors, path, metadata={"format": "pt", **(metadata or {})})
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
     # safetensors writes for the owner alone; a model folder is to be shared like any other.
     path.chmod(mode)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import warnings
 from collections.abc import Iterable, Mapping
@@ -56,7 +57,10 @@ def write_torch_export(program: ExportedProgram, path: Path, about: Mapping[str,
     program._example_inputs = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(program, path, extra_files={ABOUT_FILE: text})
+        # In memory first: torch ends the process where the disk is full.
+        content = io.BytesIO()
+        torch.export.save(program, content, extra_files={ABOUT_FILE: text})
+    path.write_bytes(content.getbuffer())
 
 
 def write_onnx(program: ExportedProgram, path: Path, about: Mapping[str, str], optimise: bool) -> None:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from resprune.chain import ResidualChain, seeded_images
 from resprune.errors import VerificationError
 from resprune.exporting import readback
+from resprune.exporting.folder import save_tensors
 from resprune.families import FAMILIES
 from resprune.loading import load
 from resprune.records import Verification
@@ -60,7 +61,7 @@ def read_back(written: Sequence[Written], seed: int = 0) -> list[Verification]:
         for index, one in enumerate(written):
             images = seeded_images(one.source.preprocessing, sum(BATCHES), seed)
             files = {name: str(Path(scratch) / f"{index}.{name}") for name in ("images", "logits")}
-            save_file({"images": images}, files["images"])
+            save_tensors({"images": images}, Path(files["images"]))
             jobs.append({"format": one.format, "path": str(one.path.absolute()), "batches": BATCHES, **files})
         foreign = [job for job, one in zip(jobs, written, strict=True) if _is_read_elsewhere(one)]
         readers = _run(foreign, Path(scratch)) if foreign else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import PurePath
@@ -69,11 +70,22 @@ def analyze(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def made(command: str, seed: int) -> dict[str, Any]:
-    """Return what is added about how an analysis was made."""
+def made(
+    command: str, seed: int, *, threads: int | None = None, config: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what is added about how a result was made.
+
+    Args:
+        command: As it was typed.
+        seed: Of everything drawn.
+        threads: CPU threads of torch.
+        config: Name, hash and options of the file that ``--config`` named.
+    """
     libraries = {name: version(name) for name in ("torch", "timm")}
     versions = {"python": platform.python_version()} | libraries
-    return {"made": {"command": command, "seed": seed, "versions": versions}}
+    return {
+        "made": {"command": command, "seed": seed, "versions": versions, "threads": threads, "config": config}
+    }
 
 
 def bounds(found: Bounds, sub: NetworkSummary) -> dict[str, Any]:
@@ -414,7 +426,27 @@ def portable(report: dict[str, Any]) -> dict[str, Any]:
     for key, name in (("checkpoint", "path"), ("data", "spec"), ("choice", "spec"), ("held_out", "spec")):
         if report.get(key):
             report[key] = report[key] | {name: PurePath(report[key][name]).name}
+    if report.get("made"):
+        how = report["made"]
+        words = shlex.join(_name_of(word) for word in shlex.split(how["command"]))
+        report["made"] = how | {"command": words}
+        if how["config"] is not None:
+            config = how["config"]
+            given = {key: _portable_value(value) for key, value in config["options"].items()}
+            report["made"] |= {"config": config | {"file": _name_of(config["file"]), "options": given}}
     return report
+
+
+def _name_of(word: str) -> str:
+    """Return a word of a command, a path in it cut to its name."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return option + equals + (PurePath(value).name if "/" in value else value)
+
+
+def _portable_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_name_of(item) for item in value]
+    return _name_of(value) if isinstance(value, str) else value
 
 
 def _head(command: str, subject: Subject, data: DataSummary | None = None) -> dict[str, Any]:
