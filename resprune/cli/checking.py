@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resprune.cli import options, shell
+from resprune.cli import options, reporting, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.errors import OutputError, ResPruneError, UsageError
 from resprune.records import Limits
@@ -146,19 +146,19 @@ def check(
             seed=seed,
             batch_size=batch_size,
         )
-        _print(outcome, "json" if as_json else format_)
+        _print(outcome, "json" if as_json else format_, reporting.made(seed))
         _write(outcome, markdown, metrics)
         if outcome.exit_status:
             raise typer.Exit(outcome.exit_status)
 
 
-def _print(outcome: CheckOutcome, form: str) -> None:
+def _print(outcome: CheckOutcome, form: str, made: dict[str, Any]) -> None:
     from resprune.report import checking as wording
     from resprune.report import gates, results
 
     match form:
         case "json":
-            shell.print_json(results.check(outcome))
+            shell.print_json(results.check(outcome) | made)
         case Format.JUNIT:
             shell.print_text(gates.junit(outcome))
         case Format.GITHUB:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resprune.cli import shell
+from resprune.cli import reporting, shell
 from resprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +53,6 @@ def run(chain: ResidualChain, data: str | None, *, csv: Path | None, as_json: bo
     if csv is not None:
         write_text(csv, found.to_frame().to_csv(index=False))
     if as_json:
-        shell.print_json(results.frontier(found))
+        shell.print_json(results.frontier(found) | reporting.made(options["seed"]))
     else:
         shell.show(frontiers.table(found))

@@ -26,6 +26,8 @@ def schema(command: str) -> Schema:
         raise UsageError(f"no command {command!r} that prints JSON", hint=f"use {', '.join(COMMANDS)}")
     title, body = COMMANDS[command]
     head = {"schema": {"const": f"resprune/{command}/1"}, "version": TEXT, "checkpoint": _ref("network")}
+    if command != "inspect":
+        head["made?"] = _ref("made")
     whole = _object({**head, **body}, title)
     parts: Schema = {}
     waiting = [whole]
@@ -132,6 +134,16 @@ PARTS: dict[str, Schema] = {
             "source": _text("Where these figures come from."),
         },
         "How an image becomes the network's input.",
+    ),
+    "made": _object(
+        {
+            "command": TEXT,
+            "seed": INDEX,
+            "versions": FREE,
+            "threads": _or_null(INDEX),
+            "config": _or_null(_object({"file": TEXT, "sha256": TEXT, "options": FREE})),
+        },
+        "How a command made the result.",
     ),
     "figures": _object(FIGURES),
     "judged": _object(FIGURES | {"divergence": DIVERGENCE}),
@@ -275,7 +287,6 @@ COMMANDS: dict[str, tuple[str, Schema]] = {
                     }
                 )
             ),
-            "made": _object({"command": TEXT, "seed": INDEX, "versions": FREE}),
             "bounds?": _object(
                 {
                     "sub": _ref("network"),
