@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from resprune import checkpoint, doubt, surgery, trajectory
 from resprune.chain import ResidualChain, seeded_images
 from resprune.checks import check_network
@@ -22,6 +24,7 @@ from resprune.choosing import Choice, choose_for
 from resprune.controls import Measure, compare_with, random_band
 from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST
 from resprune.exporting import folder as output
+from resprune.exporting import verifying
 from resprune.families import FAMILIES
 from resprune.loading import load
 from resprune.reading import Data, Progress, batches_for, silent
@@ -35,6 +38,7 @@ from resprune.records import (
     PrunePlan,
     Recipe,
     Remedy,
+    Saved,
 )
 from resprune.report import card, results
 from resprune.restoration import CHOICE_IMAGES, OnEpoch, Restoration, Step
@@ -49,10 +53,11 @@ SEEDED_IMAGES = 16
 
 @dataclass(frozen=True)
 class Pruned:
-    """What `prune` made: the new chain, and the record of what was done."""
+    """What `prune` made: the new chain, the record of what was done, and a few images for reading it back."""
 
     chain: ResidualChain
     outcome: PruneOutcome
+    images: Tensor | None = None
 
 
 def analyze(
@@ -153,6 +158,7 @@ def prune(
     check_network(cut)
     steps: list[Step] = []
     beside: tuple[Control, ...] = ()
+    few = None
     if data is None and chain.origin.path != checkpoint.DEMO:
         images = seeded_images(chain.preprocessing, SEEDED_IMAGES, options.get("seed", 0))
         seeded, summary = [(batch, None) for batch in images.split(4)], None
@@ -176,7 +182,7 @@ def prune(
             )
         options.setdefault("order", TEST_FIRST)
         batches = batches_for(chain, data, **options)
-        summary = batches.summary
+        summary, few = batches.summary, batches.first(verifying.IMAGES)
         with progress("verify", summary.samples) as on_batch:
             before, raw, verified = verify(chain, cut, plan, batches, on_batch=on_batch)
         if restored is not None:
@@ -205,23 +211,30 @@ def prune(
         needs_family=chain.family not in FAMILIES,
         controls=beside,
     )
-    return Pruned(pruned, outcome)
+    return Pruned(pruned, outcome, few)
 
 
-def save(pruned: Pruned, folder: str | Path, *, force: bool = False) -> list[str]:
-    """Write the output folder, whole or not at all; returns the names of its files.
+def save(pruned: Pruned, folder: str | Path, *, force: bool = False, read_back: bool = True) -> Saved:
+    """Write the output folder, whole or not at all, and read it back in a new process.
 
     Args:
         pruned: From `prune`.
         folder: Must not exist, unless ``force`` is on and it is one of resprune's.
         force: Replace it.
+        read_back: Off saves the seconds that a new process takes.
+
+    Raises:
+        OutputError: where nothing can be written there.
+        VerificationError: where what is read back is not bit by bit the same network; nothing is left then.
     """
     outcome = pruned.outcome
     with output.whole_or_nothing(Path(folder), force) as draft:
         output.write_network(pruned.chain, draft, results.provenance(outcome))
-        output.write_json(draft / output.REPORT_FILE, results.portable(results.prune(outcome)))
+        found = verifying.read_folder(pruned.chain, draft, pruned.images) if read_back else None
+        report = results.prune(outcome) | results.read_back(found)
+        output.write_json(draft / output.REPORT_FILE, results.portable(report))
         (draft / output.CARD_FILE).write_text(card.model_card(outcome, Path(folder).name), encoding="utf-8")
-        return sorted(entry.name for entry in draft.iterdir())
+        return Saved(tuple(sorted(entry.name for entry in draft.iterdir())), found)
 
 
 def remedies(

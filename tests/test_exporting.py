@@ -22,14 +22,15 @@ from resprune.errors import OutputError, ResPruneError, UsageError, Verification
 from resprune.exporting import formats, graphs, targets
 from resprune.exporting.restoring import restore
 from resprune.exporting.verifying import Written, read_back
-from resprune.records import Architecture, Verification
+from resprune.records import Architecture, ReadBack
 
 pytest.importorskip("transformers")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 STOCK = ("timm", "torchvision", "hf")
-UNCHECKED = Verification(0.0, "nothing", 0.0)
+UNCHECKED = ReadBack(0.0, 0.0, "seeded noise", 4, ("nothing",), False)
+pytestmark = pytest.mark.new_process
 
 
 def hf_version_1() -> Architecture:
@@ -73,7 +74,7 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> list[Written]:
     """Put off reading back, so that one process reads many; returns what waits for it."""
     waiting: list[Written] = []
 
-    def note(written: Sequence[Written], seed: int = 0) -> list[Verification]:
+    def note(written: Sequence[Written], seed: int = 0) -> list[ReadBack]:
         waiting.extend(written)
         return [UNCHECKED] * len(written)
 
@@ -239,7 +240,7 @@ def test_metadata_say_what_the_network_is(unchecked: list[Written], tmp_path: Pa
 def test_what_fails_its_check_leaves_nothing(
     name: str, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(written: Sequence[Written], seed: int = 0) -> list[Verification]:
+    def fail(written: Sequence[Written], seed: int = 0) -> list[ReadBack]:
         assert written[0].path.exists()
         raise VerificationError("the logits differ")
 

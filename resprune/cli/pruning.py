@@ -115,7 +115,7 @@ def prune(
         from resprune import pipeline
         from resprune.controls import check_controls
         from resprune.exporting.folder import refuse_existing
-        from resprune.report import pruning, results, tables
+        from resprune.report import pruning, results, tables, wording
         from resprune.selection import check_wishes
 
         budget = Budget(macs=target_macs, parameters=target_params, speedup=speedup, max_drop=max_drop)
@@ -176,15 +176,17 @@ def prune(
         )
         if pruned.outcome.seen:
             shell.say("Note: images that the figures are measured on were used to bring the network back.")
-        files = pipeline.save(pruned, out, force=force)
+        saved = pipeline.save(pruned, out, force=force)
         better = pipeline.remedies(chain, data, pruned.outcome.before.accuracy, **reading)
         if as_json:
-            written = {"output": {"folder": str(out), "files": files}}
+            written = {"output": {"folder": str(out), "files": list(saved.files)}}
+            written |= results.read_back(saved.read_back)
             shell.print_json(results.prune(pruned.outcome) | written | results.remedies(better))
         else:
             shell.show("")
             shell.show(pruning.prune(pruned.outcome))
-            shell.show(f"Written: {out} ({', '.join(files)})")
+            shell.show(wording.read_back(saved.read_back))
+            shell.show(f"Written: {out} ({', '.join(saved.files)})")
         shell.advise(tables.remedy(better))
 
 

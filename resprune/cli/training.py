@@ -158,7 +158,7 @@ def finetune(
 
         from resprune import pipeline
         from resprune.finetuning import finetune as run
-        from resprune.report import results, tables
+        from resprune.report import results, tables, wording
 
         chain = opened()(device="cpu", data=data, split=split, seed=seed)
         master: Teacher = "original" if teacher == "original" else None
@@ -184,9 +184,11 @@ def finetune(
             return
         files = sorted(entry.name for entry in out.iterdir())
         if as_json:
-            shell.print_json(results.finetune(done.outcome) | {"output": {"folder": str(out), "files": files}})
+            written = results.read_back(done.read_back) | {"output": {"folder": str(out), "files": files}}
+            shell.print_json(results.finetune(done.outcome) | written)
         else:
             shell.show(tables.finetune(done.outcome))
+            shell.show(wording.read_back(done.read_back))
             shell.show(f"Written: {out} ({', '.join(files)})")
 
 

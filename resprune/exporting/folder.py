@@ -117,7 +117,9 @@ def write_network(
         class_names: One for each logit, where they are known; timm and transformers read them.
     """
     tensors = {name: tensor.contiguous().cpu() for name, tensor in chain.network.state_dict().items()}
-    save_tensors(tensors, folder / WEIGHTS_FILE)
+    constructor = chain.family.torchvision_constructor(chain.architecture)
+    # What torchvision's readers need besides the tensors; see `resprune.exporting.stock`.
+    save_tensors(tensors, folder / WEIGHTS_FILE, {"constructor": constructor} if constructor else None)
     exits = {name: rows.detach().contiguous().cpu() for name, rows in chain.exit_state.items()}
     if exits:
         save_tensors(exits, folder / EXITS_FILE)

@@ -15,8 +15,8 @@ from resprune.exporting import folder as output
 from resprune.exporting import graphs, stock, targets
 from resprune.exporting.restoring import restore
 from resprune.exporting.single import SCHEMA, file_or_nothing, refuse_existing_file
-from resprune.exporting.verifying import BATCHES, Written, read_back
-from resprune.records import ExportOutcome
+from resprune.exporting.verifying import Written, read_back
+from resprune.records import ExportOutcome, Verification
 from resprune.report.exporting import card
 
 
@@ -60,7 +60,7 @@ def export(
     wanted = output.whole_or_nothing if not target.suffix else file_or_nothing
     with wanted(path, force) as draft:
         folded = _write(result, draft, format, fold_bn, names)
-        verified = read_back([Written(format, draft, chain, relative)], seed)[0]
+        found = read_back([Written(format, draft, chain, relative)], seed)[0]
         outcome = ExportOutcome(
             origin=chain.summary,
             result=result.summary,
@@ -70,8 +70,8 @@ def export(
             folded=folded,
             preprocessing=chain.preprocessing,
             class_names=names,
-            verified=verified,
-            samples=sum(BATCHES),
+            verified=Verification(found.max_abs_difference, found.against, found.tolerance),
+            samples=found.samples,
             folder=str(path.parent if target.suffix else path),
             files=(path.name,),
         )

@@ -12,7 +12,7 @@ from resprune.records.comparing import (
     Subject,
     Timing,
 )
-from resprune.records.exports import ExportOutcome
+from resprune.records.exports import ExportOutcome, ReadBack, Saved
 from resprune.records.networks import (
     BARE,
     GONE,
@@ -84,11 +84,13 @@ __all__ = [
     "PruneOutcome",
     "PrunePlan",
     "Ratio",
+    "ReadBack",
     "Reading",
     "Recipe",
     "Recovery",
     "Remedy",
     "Removal",
+    "Saved",
     "Speed",
     "Study",
     "Subject",
