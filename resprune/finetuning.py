@@ -57,6 +57,7 @@ def finetune(
     workers: int = 0,
     trackers: Sequence[str] = (),
     read_back: bool = True,
+    made: dict[str, Any] | None = None,
     progress: Progress = silent,
     on_epoch: OnEpoch = lambda outcome: None,
     **options: Any,
@@ -77,6 +78,7 @@ def finetune(
         trackers: Programs that log the figures besides, by Accelerate's names: ``tensorboard``, ...
         read_back: Read the network in ``out`` in a new process and compare it, at the end, and after epochs
             that take `LONG_EPOCH` or longer.
+        made: By which command, as `resprune.report.results.made` returns it; for the report and the card.
         progress: Shown the images done.
         on_epoch: Told of every epoch, epoch 0 (before any training) included.
         options: Of `resprune.data.open_training`: split, samples, batch_size.
@@ -107,7 +109,9 @@ def finetune(
     )
     plan = training.Plan.of(recipe, len(images.images), engine.num_processes)
     run = None if out is None else RunFolder(Path(out), _identity(chain, teacher, recipe, images))
-    journal = _Journal(chain, teacher, recipe, images, plan.epochs, run, engine, on_epoch, read_back)
+    journal = _Journal(
+        chain, teacher, recipe, images, plan.epochs, run, engine, on_epoch, read_back, made or {}
+    )
     state = journal.begin(resume=resume, force=force)
     try:
         with progress("fine-tune", plan.steps * plan.batch_size) as on_batch:
@@ -143,6 +147,7 @@ class _Journal:
     engine: Accelerator
     on_epoch: OnEpoch
     reads_back: bool
+    made: dict[str, Any]
 
     def begin(self, *, resume: bool, force: bool) -> dict[str, Any] | None:
         """Make folder and trackers ready; returns the state to go on from, or None to start."""
@@ -177,6 +182,7 @@ class _Journal:
             classes=result.classes,
             loads_in_timm=output.loads_in_timm(result),
             needs_family=result.family not in FAMILIES,
+            constructor=output.constructor_of(result),
         )
 
     def close(self, result: ResidualChain, outcome: FinetuneOutcome) -> ReadBack | None:
@@ -191,7 +197,8 @@ class _Journal:
                 f"no network is left there, but {output.STATE_FILE}, the state of the run; please report this"
             )
             raise VerificationError(error.what, where=self.run.path, hint=hint) from error
-        self.run.write_report(results.portable(results.finetune(outcome) | results.read_back(found)))
+        report = results.finetune(outcome) | results.read_back(found) | self.made
+        self.run.write_report(results.portable(report))
         return found
 
     def _read(self, result: ResidualChain, folder: Path) -> ReadBack | None:
@@ -211,7 +218,7 @@ class _Journal:
     def _best(self, best: ResidualChain, rows: tuple[EpochRow, ...]) -> None:
         if self.run is not None:
             outcome = self.outcome(rows, best)
-            text = card.finetuned_card(outcome, self.run.path.absolute().name)
+            text = card.finetuned_card(outcome, self.run.path.absolute().name, results.command_of(self.made))
             worth = self.reads_back and rows[-1].seconds >= LONG_EPOCH
             check = partial(self._read, best) if worth else lambda draft: None
             self.run.write_network(best, results.provenance(outcome), text, check)

@@ -210,11 +210,19 @@ def prune(
         loads_in_timm=output.loads_in_timm(pruned),
         needs_family=chain.family not in FAMILIES,
         controls=beside,
+        constructor=output.constructor_of(pruned),
     )
     return Pruned(pruned, outcome, few)
 
 
-def save(pruned: Pruned, folder: str | Path, *, force: bool = False, read_back: bool = True) -> Saved:
+def save(
+    pruned: Pruned,
+    folder: str | Path,
+    *,
+    force: bool = False,
+    read_back: bool = True,
+    made: dict[str, Any] | None = None,
+) -> Saved:
     """Write the output folder, whole or not at all, and read it back in a new process.
 
     Args:
@@ -222,6 +230,7 @@ def save(pruned: Pruned, folder: str | Path, *, force: bool = False, read_back: 
         folder: Must not exist, unless ``force`` is on and it is one of resprune's.
         force: Replace it.
         read_back: Off saves the seconds that a new process takes.
+        made: By which command, as `resprune.report.results.made` returns it; for the report and the card.
 
     Raises:
         OutputError: where nothing can be written there.
@@ -231,9 +240,10 @@ def save(pruned: Pruned, folder: str | Path, *, force: bool = False, read_back: 
     with output.whole_or_nothing(Path(folder), force) as draft:
         output.write_network(pruned.chain, draft, results.provenance(outcome))
         found = verifying.read_folder(pruned.chain, draft, pruned.images) if read_back else None
-        report = results.prune(outcome) | results.read_back(found)
+        report = results.prune(outcome) | results.read_back(found) | (made or {})
         output.write_json(draft / output.REPORT_FILE, results.portable(report))
-        (draft / output.CARD_FILE).write_text(card.model_card(outcome, Path(folder).name), encoding="utf-8")
+        text = card.model_card(outcome, Path(folder).name, results.command_of(made))
+        (draft / output.CARD_FILE).write_text(text, encoding="utf-8")
         return Saved(tuple(sorted(entry.name for entry in draft.iterdir())), found)
 
 

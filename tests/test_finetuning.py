@@ -339,7 +339,7 @@ def test_a_network_that_is_read_back_otherwise_is_withdrawn(
 
     with monkeypatch.context() as patch:
         patch.setattr(verifying, "read_folder", fail)
-        with pytest.raises(VerificationError, match="no network is left there, but last.pt"):
+        with pytest.raises(VerificationError, match=r"no network is left there, but last\.pt"):
             finetune(chain, images, out=out, recipe=SHORT, device="cpu")
         left = ["last.pt", "metrics.jsonl"]
         assert sorted(path.name for path in out.iterdir()) == left

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from resprune.cli import options, shell
+from resprune.cli import options, reporting, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.errors import UsageError
 from resprune.records import RECIPES, Budget, DataSummary, Method, PrunePlan, Recipe
@@ -176,12 +176,13 @@ def prune(
         )
         if pruned.outcome.seen:
             shell.say("Note: images that the figures are measured on were used to bring the network back.")
-        saved = pipeline.save(pruned, out, force=force)
+        made = results.made(reporting.portable_command_line(), seed)
+        saved = pipeline.save(pruned, out, force=force, made=made)
         better = pipeline.remedies(chain, data, pruned.outcome.before.accuracy, **reading)
         if as_json:
             written = {"output": {"folder": str(out), "files": list(saved.files)}}
             written |= results.read_back(saved.read_back)
-            shell.print_json(results.prune(pruned.outcome) | written | results.remedies(better))
+            shell.print_json(results.prune(pruned.outcome) | written | made | results.remedies(better))
         else:
             shell.show("")
             shell.show(pruning.prune(pruned.outcome))

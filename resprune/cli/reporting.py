@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any
 
 import typer
@@ -88,3 +88,13 @@ def tell(written: Sequence[Path]) -> None:
 def command_line() -> str:
     """Return the command that is running, as it would be typed."""
     return shlex.join(["resprune", *sys.argv[1:]])
+
+
+def portable_command_line() -> str:
+    """Return the same with names in the place of absolute paths, for files that travel."""
+    return printable(shlex.join(["resprune", *map(_portable, sys.argv[1:])]))
+
+
+def _portable(word: str) -> str:
+    option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    return option + equals + (PurePath(value).name if PurePath(value).is_absolute() else value)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resprune.cli import options, shell
+from resprune.cli import options, reporting, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.errors import UsageError
 from resprune.records import RECIPES, Recipe
@@ -164,6 +164,7 @@ def finetune(
         master: Teacher = "original" if teacher == "original" else None
         if teacher not in ("original", "none"):
             master = pipeline.load(teacher, device="cpu")
+        made = results.made(reporting.portable_command_line(), seed)
         done: Finetuned = run(
             chain,
             data,
@@ -176,6 +177,7 @@ def finetune(
             workers=workers,
             trackers=track or (),
             progress=shell.progress,
+            made=made,
             on_epoch=lambda outcome: shell.say(tables.epoch(outcome)),
             split=split,
             samples=samples,
@@ -185,7 +187,7 @@ def finetune(
         files = sorted(entry.name for entry in out.iterdir())
         if as_json:
             written = results.read_back(done.read_back) | {"output": {"folder": str(out), "files": files}}
-            shell.print_json(results.finetune(done.outcome) | written)
+            shell.print_json(results.finetune(done.outcome) | written | made)
         else:
             shell.show(tables.finetune(done.outcome))
             shell.show(wording.read_back(done.read_back))

@@ -117,7 +117,7 @@ def write_network(
         class_names: One for each logit, where they are known; timm and transformers read them.
     """
     tensors = {name: tensor.contiguous().cpu() for name, tensor in chain.network.state_dict().items()}
-    constructor = chain.family.torchvision_constructor(chain.architecture)
+    constructor = constructor_of(chain)
     # What torchvision's readers need besides the tensors; see `resprune.exporting.stock`.
     save_tensors(tensors, folder / WEIGHTS_FILE, {"constructor": constructor} if constructor else None)
     exits = {name: rows.detach().contiguous().cpu() for name, rows in chain.exit_state.items()}
@@ -168,6 +168,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def loads_in_timm(chain: ResidualChain) -> bool:
     """Whether plain timm can load the folder, ``timm.create_model("local-dir:...", pretrained=True)``."""
     return chain.family.timm_config(chain.architecture) is not None
+
+
+def constructor_of(chain: ResidualChain) -> str:
+    """Return the expression that builds the network with torchvision alone; empty where there is none."""
+    return chain.family.torchvision_constructor(chain.architecture) or ""
 
 
 def _config(chain: ResidualChain, provenance: dict[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def export(
             result=result.summary,
             format=format,
             library=target.library,
-            constructor=_constructor(result) if format == "torchvision" else "",
+            constructor=output.constructor_of(result) if format == "torchvision" else "",
             folded=folded,
             preprocessing=chain.preprocessing,
             class_names=names,
@@ -109,18 +109,12 @@ def _write(chain: ResidualChain, draft: Path, format: str, fold_bn: bool, names:
             graphs.write_torch_export(program, draft, _about(chain, names))
         return folded
     if format == "torchvision":
-        stock.write_torchvision(chain, draft, _constructor(chain), _about(chain, names))
+        stock.write_torchvision(chain, draft, output.constructor_of(chain), _about(chain, names))
     elif format == "hf":
         stock.write_hugging_face(chain, draft, _provenance(chain), names)
     else:
         output.write_network(chain, draft, _provenance(chain), names)
     return 0
-
-
-def _constructor(chain: ResidualChain) -> str:
-    constructor = chain.family.torchvision_constructor(chain.architecture)
-    assert constructor is not None
-    return constructor
 
 
 def _provenance(chain: ResidualChain) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from resprune.chain import ResidualChain, seeded_images
 from resprune.checkpoint import WEIGHTS_FILE
 from resprune.errors import VerificationError
 from resprune.exporting import readback
-from resprune.exporting.folder import loads_in_timm
+from resprune.exporting.folder import constructor_of, loads_in_timm
 from resprune.families import FAMILIES, Family
 from resprune.loading import load
 from resprune.records import ReadBack
@@ -82,7 +82,7 @@ def folder_readings(chain: ResidualChain, folder: Path, images: Tensor | None) -
     formats = {"safetensors": folder}
     if loads_in_timm(chain):
         formats["timm"] = folder
-    if chain.family.torchvision_constructor(chain.architecture) is not None:
+    if constructor_of(chain):
         formats["torchvision"] = folder / WEIGHTS_FILE
     return [Written(name, path, chain, 0.0, images) for name, path in formats.items()]
 

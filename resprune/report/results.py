@@ -72,6 +72,11 @@ def made(command: str, seed: int) -> dict[str, Any]:
     return {"made": {"command": command, "seed": seed, "versions": versions}}
 
 
+def command_of(made: dict[str, Any] | None) -> str:
+    """Return the command of what `made` returned; empty where there is none."""
+    return (made or {}).get("made", {}).get("command", "")
+
+
 def bounds(found: Bounds, sub: NetworkSummary) -> dict[str, Any]:
     """Return what ``resprune analyze --bounds`` adds: the terms of the paper's Tables 2 and 3."""
     return {
