@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -42,20 +42,35 @@ def refuse_existing(folder: Path, force: bool) -> None:
     Raises:
         OutputError: where it exists and ``force`` is off, or it is no folder that resprune wrote.
     """
+    refuse(folder, force, _is_ours, "folder")
+
+
+def refuse(path: Path, force: bool, is_ours: Callable[[Path], bool], kind: str) -> None:
+    """Refuse what exists, unless it is resprune's own and to be replaced.
+
+    Args:
+        path: Where something is to be written.
+        force: Replace what is there.
+        is_ours: Tells whether resprune wrote it.
+        kind: What that would be, in words.
+
+    Raises:
+        OutputError: says why.
+    """
     try:
-        if not folder.exists() and not folder.is_symlink():
+        if not path.exists() and not path.is_symlink():
             return
-        ours = _is_ours(folder)
+        ours = is_ours(path)
     except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror or error})", where=folder) from error
+        raise _unwritable(path, error) from error
     if not ours:
         raise OutputError(
-            "exists and is no folder of resprune's, so it is not replaced",
-            where=folder,
+            f"exists and is no {kind} of resprune's, so it is not replaced",
+            where=path,
             hint="choose another --out",
         )
     if not force:
-        raise OutputError("exists already", where=folder, hint="add --force to replace it")
+        raise OutputError("exists already", where=path, hint="add --force to replace it")
 
 
 def _is_ours(folder: Path) -> bool:
@@ -83,23 +98,39 @@ def whole_or_nothing(folder: Path, force: bool) -> Iterator[Path]:
     """
     refuse_existing(folder, force)
     target = folder.absolute()
-    draft = target.with_name(f".resprune-{os.getpid()}.draft")
     old = target.with_name(f".resprune-{os.getpid()}.old")
     try:
-        try:
-            draft.mkdir(parents=True)
+        with drafted(folder) as draft:
             yield draft
             if target.exists():
                 target.rename(old)
             draft.rename(target)
-        except OSError as error:
-            raise OutputError(f"cannot be written ({error.strerror or error})", where=folder) from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
         if old.exists() and not target.exists():
             old.rename(target)
         elif old.exists():
             shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def drafted(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside a path, and remove it in the end if it is still there.
+
+    Raises:
+        OutputError: in the place of whatever the system refuses meanwhile.
+    """
+    draft = path.absolute().with_name(f".resprune-{os.getpid()}.draft")
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot be written ({error.strerror or error})", where=path)
 
 
 def write_network(
@@ -154,7 +185,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         draft.write_bytes(content)
         draft.replace(path)
     except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror or error})", where=path) from error
+        raise _unwritable(path, error) from error
     finally:
         with suppress(OSError):
             draft.unlink()

@@ -56,10 +56,11 @@ def export(
         raise UsageError(what, where=chain.origin.path, hint="give one name for each logit")
     result = restore(chain, seed) if zeroed else chain
     targets.check(format, result)
-    relative = max(target.relative, targets.ROUNDING if fold_bn else 0.0)
     wanted = output.whole_or_nothing if not target.suffix else file_or_nothing
     with wanted(path, force) as draft:
-        folded = _write(result, draft, format, fold_bn, names)
+        traced = _write(result, draft, format, fold_bn, names)
+        folded, merged = (0, 0) if traced is None else (traced.folded, traced.merged)
+        relative = max(target.relative, targets.ROUNDING if folded or merged else 0.0)
         found = read_back([Written(format, draft, chain, relative)], seed)[0]
         outcome = ExportOutcome(
             origin=chain.summary,
@@ -68,6 +69,7 @@ def export(
             library=target.library,
             constructor=output.constructor_of(result) if format == "torchvision" else "",
             folded=folded,
+            merged=merged,
             preprocessing=chain.preprocessing,
             class_names=names,
             verified=Verification(found.max_abs_difference, found.against, found.tolerance),
@@ -99,22 +101,30 @@ def check_place(path: Path, format: str, force: bool, fold_bn: bool) -> None:  #
     (refuse_existing_file if target.suffix else output.refuse_existing)(path, force)
 
 
-def _write(chain: ResidualChain, draft: Path, format: str, fold_bn: bool, names: tuple[str, ...]) -> int:  # noqa: A002
-    """Write a network in one of the formats; returns the number of batch norms folded."""
+def _write(
+    chain: ResidualChain,
+    draft: Path,
+    format: str,  # noqa: A002
+    fold_bn: bool,
+    names: tuple[str, ...],
+) -> graphs.Traced | None:
+    """Write a network in one of the formats; returns the graph where it is one."""
     if format in ("onnx", "torch-export"):
-        program, folded = graphs.trace(chain, fold_bn)
+        traced = graphs.trace(chain, fold_bn)
         if format == "onnx":
-            graphs.write_onnx(program, draft, _about(chain, names), optimise=fold_bn)
+            import onnx
+
+            onnx.save(graphs.to_onnx(traced.program, _about(chain, names), optimise=fold_bn), draft)
         else:
-            graphs.write_torch_export(program, draft, _about(chain, names))
-        return folded
+            graphs.write_torch_export(traced.program, draft, _about(chain, names))
+        return traced
     if format == "torchvision":
         stock.write_torchvision(chain, draft, output.constructor_of(chain), _about(chain, names))
     elif format == "hf":
         stock.write_hugging_face(chain, draft, _provenance(chain), names)
     else:
         output.write_network(chain, draft, _provenance(chain), names)
-    return 0
+    return None
 
 
 def _provenance(chain: ResidualChain) -> dict[str, Any]:

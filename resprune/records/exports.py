@@ -64,6 +64,7 @@ class ExportOutcome:
         library: What loads it.
         constructor: Expression of torchvision's that builds it; empty in other formats.
         folded: Number of batch norms that went into convolutions.
+        merged: Number of projections that went into the ones behind them.
         preprocessing: Of its input images.
         class_names: One for each logit, or none where they are not known.
         verified: What reading it back showed.
@@ -78,6 +79,7 @@ class ExportOutcome:
     library: str
     constructor: str
     folded: int
+    merged: int
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     verified: Verification

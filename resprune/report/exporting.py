@@ -29,6 +29,8 @@ def summary(outcome: ExportOutcome) -> RenderableType:
         grid.add_row("MACs", _more(origin.macs, result.macs))
     if outcome.folded:
         grid.add_row("folded", f"{outcome.folded} batch norms into the convolutions before them")
+    if outcome.merged:
+        grid.add_row("merged", f"{outcome.merged} projections into the ones behind them")
     grid.add_row(
         "checked",
         f"largest difference {verified.max_abs_difference:.2g} from {verified.against}"

@@ -274,6 +274,7 @@ def export(outcome: ExportOutcome) -> dict[str, Any]:
         "format": outcome.format,
         "zeroed": restored if restored["blocks"] else None,
         "folded": outcome.folded,
+        "merged": outcome.merged,
         "verified": asdict(outcome.verified) | {"samples": outcome.samples},
         "output": {"folder": outcome.folder, "files": list(outcome.files)},
     }
