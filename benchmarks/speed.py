@@ -35,18 +35,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=20, help="of batches of 32; ten times as many of one")
+    parser.add_argument("--channels-last", action="store_true", help="weights and input in that memory format")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, threads: {options.threads}\n")
+    layout = "channels last" if options.channels_last else "contiguous"
+    print(f"torch {torch.__version__}, threads: {options.threads}, {layout}\n")
     print("| network | input | blocks | batch | MACs saved | time saved | arrives | ms before | ms after |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, removed in REMOVED.items():
         chain = _network(name)
         pruned = remove_blocks(chain, select(remove=removed, blocks=chain.depth))
         saved = 1 - pruned.summary.macs / chain.summary.macs
+        if options.channels_last:
+            for own in (chain, pruned):
+                own.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         for batch in (1, 32):
             rounds = options.rounds * (10 if batch == 1 else 1)
-            outcome = resprune.bench(pruned, chain, batch_size=batch, rounds=rounds)
+            outcome = resprune.bench(
+                pruned, chain, batch_size=batch, rounds=rounds, channels_last=options.channels_last
+            )
             assert outcome.ratio is not None
             assert outcome.against is not None
             low, middle, high = (
