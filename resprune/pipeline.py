@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from resprune import checkpoint, doubt, surgery, trajectory
 from resprune.chain import ResidualChain, seeded_images
 from resprune.checks import check_network
@@ -22,6 +24,7 @@ from resprune.choosing import Choice, choose_for
 from resprune.controls import Measure, check_labels, compare_with, random_band
 from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST
 from resprune.exporting import folder as output
+from resprune.exporting import verifying
 from resprune.families import FAMILIES
 from resprune.loading import load
 from resprune.memory import pass_over
@@ -36,6 +39,7 @@ from resprune.records import (
     PrunePlan,
     Recipe,
     Remedy,
+    Saved,
 )
 from resprune.report import card, results
 from resprune.restoration import CHOICE_IMAGES, OnEpoch, Restoration, Restored, Step
@@ -50,10 +54,11 @@ SEEDED_IMAGES = 16
 
 @dataclass(frozen=True)
 class Pruned:
-    """What `prune` made: the new chain, and the record of what was done."""
+    """What `prune` made: the new chain, the record of what was done, and a few images for reading it back."""
 
     chain: ResidualChain
     outcome: PruneOutcome
+    images: Tensor | None = None
 
 
 def analyze(
@@ -165,6 +170,7 @@ def prune(
     check_network(cut)
     done = Restored(cut)
     beside: tuple[Control, ...] = ()
+    few = None
     if data is None and chain.origin.path != checkpoint.DEMO:
         images = seeded_images(chain.preprocessing, SEEDED_IMAGES, options.get("seed", 0))
         seeded, summary = [(batch, None) for batch in images.split(4)], None
@@ -191,7 +197,7 @@ def prune(
         check_labels(controls, restoration)
         options.setdefault("order", TEST_FIRST)
         batches = batches_for(chain, data, **options)
-        summary = batches.summary
+        summary, few = batches.summary, batches.first(verifying.IMAGES)
         before, raw, verified = pass_over(
             batches,
             lambda images, on_batch: verify(chain, cut, plan, images, on_batch=on_batch),
@@ -226,8 +232,9 @@ def prune(
         loads_in_timm=output.loads_in_timm(pruned),
         needs_family=chain.family not in FAMILIES,
         controls=beside,
+        constructor=output.constructor_of(pruned),
     )
-    return Pruned(pruned, outcome)
+    return Pruned(pruned, outcome, few)
 
 
 def _measured(step: Step, plan: PrunePlan, measure: Measure) -> Step:
@@ -238,22 +245,36 @@ def _measured(step: Step, plan: PrunePlan, measure: Measure) -> Step:
 
 
 def save(
-    pruned: Pruned, folder: str | Path, *, force: bool = False, made: Mapping[str, Any] | None = None
-) -> list[str]:
-    """Write the output folder, whole or not at all; returns the names of its files.
+    pruned: Pruned,
+    folder: str | Path,
+    *,
+    force: bool = False,
+    read_back: bool = True,
+    made: Mapping[str, Any] | None = None,
+) -> Saved:
+    """Write the output folder, whole or not at all, and read it back in a new process.
 
     Args:
         pruned: From `prune`.
         folder: Must not exist, unless ``force`` is on and it is one of resprune's.
         force: Replace it.
-        made: What the report says of its making: `resprune.report.results.made`.
+        read_back: Off saves the seconds that a new process takes.
+        made: By which command, as `resprune.report.results.made` returns it; for the report and the card.
+
+    Raises:
+        OutputError: where nothing can be written there.
+        VerificationError: where what is read back is not bit by bit the same network; nothing is left then.
     """
     outcome = pruned.outcome
     with output.whole_or_nothing(Path(folder), force) as draft:
         output.write_network(pruned.chain, draft, results.provenance(outcome))
-        output.write_report(draft, results.portable(results.prune(outcome) | dict(made or {})))
-        (draft / output.CARD_FILE).write_text(card.model_card(outcome, Path(folder).name), encoding="utf-8")
-        return sorted(entry.name for entry in draft.iterdir())
+        found = verifying.read_folder(pruned.chain, draft, pruned.images) if read_back else None
+        report = results.prune(outcome) | results.read_back(found) | dict(made or {})
+        report = results.portable(report)
+        output.write_report(draft, report)
+        text = card.model_card(outcome, Path(folder).name, results.command_of(report))
+        (draft / output.CARD_FILE).write_text(text, encoding="utf-8")
+        return Saved(tuple(sorted(entry.name for entry in draft.iterdir())), found)
 
 
 def remedies(

@@ -126,7 +126,7 @@ def prune(
     with shell.command(debug, threads=threads):
         from resprune import pipeline
         from resprune.controls import check_controls
-        from resprune.report import pruning, results, tables
+        from resprune.report import pruning, results, tables, wording
         from resprune.selection import check_wishes
 
         budget = Budget(macs=target_macs, parameters=target_params, speedup=speedup, max_drop=max_drop)
@@ -210,13 +210,15 @@ def prune(
         if pruned.outcome.seen:
             shell.say("Note: images that the figures are measured on were used to bring the network back.")
         made = reporting.made(seed)
-        files = pipeline.save(pruned, out, force=force, made=made)
+        saved = pipeline.save(pruned, out, force=force, made=made)
         better = pipeline.remedies(chain, data, pruned.outcome.before.accuracy, **reading)
         if as_json:
-            written = {"output": {"folder": str(out), "files": files}}
-            shell.print_json(results.prune(pruned.outcome) | made | written | results.remedies(better))
+            written = {"output": {"folder": str(out), "files": list(saved.files)}}
+            written |= results.read_back(saved.read_back) | made
+            shell.print_json(results.prune(pruned.outcome) | written | results.remedies(better))
         else:
-            for part in ("", pruning.prune(pruned.outcome), f"Written: {out} ({', '.join(files)})"):
+            told = f"Written: {out} ({', '.join(saved.files)})"
+            for part in ("", pruning.prune(pruned.outcome), wording.read_back(saved.read_back), told):
                 shell.show(part)
         shell.advise(tables.remedy(better))
 

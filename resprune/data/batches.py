@@ -47,6 +47,10 @@ class Batches:
         others = frozenset(range(len(self.source))) - chosen
         return self._some(chosen), self._some(others)
 
+    def first(self, count: int) -> Tensor:
+        """Return the first images (count, c, h, w), or all where there are fewer."""
+        return next(iter(replace(self, batch_size=count)))[0]
+
     def _some(self, indices: frozenset[int]) -> Batches:
         summary = replace(self.summary, samples=len(indices))
         return replace(self, source=Sample(self.source, indices), summary=summary)

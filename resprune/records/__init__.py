@@ -13,7 +13,7 @@ from resprune.records.comparing import (
     Subject,
     Timing,
 )
-from resprune.records.exports import ExportOutcome
+from resprune.records.exports import ExportOutcome, ReadBack, Saved
 from resprune.records.frontier import Figures, Frontier, Point
 from resprune.records.networks import (
     BARE,
@@ -93,11 +93,13 @@ __all__ = [
     "PruneOutcome",
     "PrunePlan",
     "Ratio",
+    "ReadBack",
     "Reading",
     "Recipe",
     "Recovery",
     "Remedy",
     "Removal",
+    "Saved",
     "Speed",
     "Study",
     "Subject",

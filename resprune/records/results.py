@@ -337,6 +337,7 @@ class PruneOutcome:
         classes: Number of their logits.
         loads_in_timm: Whether plain timm can load the result.
         needs_family: Whether reading the result back takes the adapter of a family that is not resprune's.
+        constructor: Expression of torchvision's that builds the result; empty where it has none.
     """
 
     origin: NetworkSummary
@@ -354,6 +355,7 @@ class PruneOutcome:
     loads_in_timm: bool
     needs_family: bool = False
     controls: tuple[Control, ...] = ()
+    constructor: str = ""
 
     @property
     def kept(self) -> tuple[Recovery, ...]:

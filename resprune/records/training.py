@@ -235,6 +235,7 @@ class FinetuneOutcome:
         classes: Number of its logits.
         loads_in_timm: Whether plain timm can load the result.
         needs_family: Whether reading the result back takes the adapter of a family that is not resprune's.
+        constructor: Expression of torchvision's that builds the result; empty where it has none.
     """
 
     origin: NetworkSummary
@@ -250,6 +251,7 @@ class FinetuneOutcome:
     classes: int
     loads_in_timm: bool
     needs_family: bool
+    constructor: str = ""
 
     @property
     def best(self) -> EpochRow:

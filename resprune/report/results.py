@@ -30,6 +30,7 @@ from resprune.records import (
     Preprocessing,
     PruneOutcome,
     PrunePlan,
+    ReadBack,
     Recovery,
     Remedy,
     Subject,
@@ -88,6 +89,11 @@ def made(
     }
 
 
+def command_of(made: dict[str, Any] | None) -> str:
+    """Return the command of what `made` returned; empty where there is none."""
+    return (made or {}).get("made", {}).get("command", "")
+
+
 def bounds(found: Bounds, sub: NetworkSummary) -> dict[str, Any]:
     """Return what ``resprune analyze --bounds`` adds: the terms of the paper's Tables 2 and 3."""
     return {
@@ -143,17 +149,21 @@ def planned(
 ) -> dict[str, Any]:
     """Return what ``resprune prune --dry-run --json`` prints: the plan and the sizes, nothing carried out."""
     nothing = {"accuracy": None, "loss": None}
-    return _head("prune", origin, choice) | {
-        "choice": None if choice is None else _data(choice),
-        "plan": plan(chosen),
-        "before": nothing | _size(origin),
-        "raw": nothing,
-        "after": nothing | _size(result),
-        "recovery": [],
-        "controls": [],
-        "verified": None,
-        "output": None,
-    }
+    return (
+        _head("prune", origin, choice)
+        | {
+            "choice": None if choice is None else _data(choice),
+            "plan": plan(chosen),
+            "before": nothing | _size(origin),
+            "raw": nothing,
+            "after": nothing | _size(result),
+            "recovery": [],
+            "controls": [],
+            "verified": None,
+            "output": None,
+        }
+        | read_back(None)
+    )
 
 
 def plan(chosen: PrunePlan) -> dict[str, Any]:
@@ -216,6 +226,12 @@ def recovery(tried: Recovery) -> dict[str, Any]:
         "figures": None if tried.figures is None else _figures(tried.figures),
         "recipe": None if tried.recipe is None else tried.recipe.to_json(),
     }
+
+
+def read_back(found: ReadBack | None) -> dict[str, Any]:
+    """Return what is added about reading a folder back; None where it was not."""
+    told = None if found is None else asdict(found) | {"readers": list(found.readers)}
+    return {"read_back": told}
 
 
 def remedies(found: tuple[Remedy, ...]) -> dict[str, Any]:
@@ -344,6 +360,7 @@ def export(outcome: ExportOutcome) -> dict[str, Any]:
         "format": outcome.format,
         "zeroed": restored if restored["blocks"] else None,
         "folded": outcome.folded,
+        "merged": outcome.merged,
         "verified": asdict(outcome.verified) | {"samples": outcome.samples},
         "output": {"folder": outcome.folder, "files": list(outcome.files)},
     }
