@@ -145,6 +145,19 @@ PARTS: dict[str, Schema] = {
         },
         "How a command made the result.",
     ),
+    "read_back": _or_null(
+        _object(
+            {
+                "max_abs_difference": _number("Of two logits."),
+                "tolerance": _number("At most so much was allowed."),
+                "inputs": _text("What both were given.", "images", "seeded noise"),
+                "samples": INDEX,
+                "readers": _list(TEXT),
+                "new_process": TRUTH,
+            },
+            "What was written, read again.",
+        )
+    ),
     "figures": _object(FIGURES),
     "judged": _object(FIGURES | {"divergence": DIVERGENCE}),
     "verified": _object(
@@ -250,6 +263,7 @@ _RUN: Schema = {
     "score": _or_null({"type": "number"}),
     "best": TRUTH,
     "best_epoch": INDEX,
+    "read_back?": _ref("read_back"),
     "output?": OUTPUT,
     "files?": HASHES,
 }
@@ -322,6 +336,7 @@ COMMANDS: dict[str, tuple[str, Schema]] = {
                 )
             ),
             "verified": _or_null(_ref("verified")),
+            "read_back?": _ref("read_back"),
             "output": _or_null(OUTPUT),
             "remedies?": _ref("remedies"),
             "files?": HASHES,
@@ -416,6 +431,7 @@ COMMANDS: dict[str, tuple[str, Schema]] = {
             "format": TEXT,
             "zeroed": _or_null(_object({"blocks": INDEX, **SIZE})),
             "folded": INDEX,
+            "merged": INDEX,
             "verified": _ref("verified"),
             "output": OUTPUT,
         },
