@@ -61,6 +61,7 @@ def analyze(
     *,
     tol: float = DEFAULT_TOLERANCE,
     drops: bool = True,
+    classwise: bool = False,
     progress: Progress = silent,
     **options: Any,
 ) -> Analysis:
@@ -71,6 +72,7 @@ def analyze(
         data: Labelled or unlabelled images; needed unless the chain is the demo.
         tol: Tolerance of the suggested depth.
         drops: Also measure the effect of dropping each block alone, and of dropping random ones.
+        classwise: Also measure the accuracy of every class at every exit; needs labels.
         progress: Shown the images done.
         options: Of `resprune.data.open_data`: split, samples, seed, batch_size.
     """
@@ -78,7 +80,14 @@ def analyze(
     options.setdefault("order", VALIDATION_FIRST)
     batches = batches_for(chain, data, **options)
     with progress("analyze", batches.summary.samples) as on_batch:
-        measured = trajectory.measure(chain, batches, drops=drops, on_batch=on_batch)
+        measured = trajectory.measure(
+            chain,
+            batches,
+            drops=drops,
+            classwise=classwise,
+            class_names=batches.source.label_names,
+            on_batch=on_batch,
+        )
     suggested = tail_rule(measured.residual_norms_relative, tol)
     band = None
     if drops and chain.depth:

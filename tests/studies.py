@@ -57,6 +57,14 @@ def analysis(stages: Sequence[int] = (2, 2, 3), *, seed: int = 0, labels: bool =
     }
 
 
+def classwise(content: dict[str, Any], classes: int, *, names: bool = True, seed: int = 0) -> dict[str, Any]:
+    """Return a result with accuracies of classes, of four images each; the last class has no images."""
+    draw, exits = random.Random(seed), len(content["blocks"]) + 1
+    rows = [[draw.randrange(5) / 4 for _ in range(classes - 1)] + [None] for _ in range(exits)]
+    found = {"counts": [4] * (classes - 1) + [0], "accuracy": rows}
+    return content | {"classwise": found | {"names": [f"kind {i}" for i in range(classes)] if names else None}}
+
+
 def bounds(content: dict[str, Any]) -> dict[str, Any]:
     """Return a result with a section of bounds."""
     first, second = {"J": 0.5, "J_bar": 0.75, "gap": 0.25}, {"L_avg": 0.5, "L_bar_avg": 1.5, "gap": 1.0}

@@ -1,6 +1,7 @@
 """Frozen records that travel between the parts; plain Python, no torch."""
 
 from resprune.records.budget import Budget, Method
+from resprune.records.classes import Classwise
 from resprune.records.comparing import (
     BenchOutcome,
     Comparison,
@@ -65,6 +66,7 @@ __all__ = [
     "Bounds",
     "Budget",
     "Claim",
+    "Classwise",
     "Comparison",
     "Control",
     "DataSummary",

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from resprune.records import Analysis, Band, Study
+from resprune.report.classes import heat_map
 from resprune.report.drawing import Plot, line, logarithmic
 from resprune.report.extra import from_extra
 from resprune.report.palette import PLACEHOLDERS, with_variables
@@ -132,6 +133,10 @@ def plots(studies: Sequence[Study]) -> list[Plot]:
                     tuple(labels),
                 )
             )
+        if study.analysis.trajectory.classwise is not None:
+            name = "classes" if len(shown) == 1 else f"classes-{index + 1}"
+            whose = "" if len(shown) == 1 else f": {study.name}"
+            made.append(heat_map(study, name, f"Classes along the exits{whose}"))
     return made
 
 
