@@ -47,7 +47,7 @@ from resprune.records.results import (
     Trajectory,
     Verification,
 )
-from resprune.records.studies import Bounds, Study
+from resprune.records.studies import Bounds, FrontierPoint, FrontierStudy, Study
 from resprune.records.training import RECIPES, EpochRow, FinetuneOutcome, Heads, Recipe
 
 __all__ = [
@@ -75,6 +75,8 @@ __all__ = [
     "Evaluation",
     "ExportOutcome",
     "FinetuneOutcome",
+    "FrontierPoint",
+    "FrontierStudy",
     "Heads",
     "Latency",
     "Likeness",

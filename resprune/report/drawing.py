@@ -48,7 +48,7 @@ class Plot:
         title: What it shows, in a few words.
         describe: The same in a sentence, for those who cannot see it.
         draw: Draws into axes, in colours by name; returns the curves in the order of the labels.
-        studies: Whose curves it has.
+        studies: Whose blocks or exits are along the x axis; none where something else is.
         curves: Labels of the legend; none for a single curve.
         height: Of the figure without strips and legend, inches.
         grid: Whether the ticks of the y axis have lines.
@@ -101,8 +101,9 @@ def figure_of(plot: Plot, colours: Mapping[str, str]) -> Iterator[Figure]:
         box = (0.8 / WIDTH, bottom / height, (WIDTH - 0.92) / WIDTH, (top - bottom) / height)
         axes = figure.add_axes(box, facecolor=colours["paper"])
         handles = plot.draw(axes, colours)
-        depth = max((study.analysis.trajectory.depth for study in plot.studies), default=0)
-        _dress(axes, colours, depth, grid=plot.grid)
+        _dress(axes, colours, grid=plot.grid)
+        if plot.studies:
+            _along_blocks(axes, max(study.analysis.trajectory.depth for study in plot.studies))
         for row, layout in enumerate(reversed(layouts)):
             strip = (box[0], (top + 0.03 + row * _ROW) / height, box[2], (_ROW - 0.02) / height)
             _stages(figure.add_axes(strip, sharex=axes), layout, colours, plot, alone=len(layouts) == 1)
@@ -126,10 +127,18 @@ def figure_of(plot: Plot, colours: Mapping[str, str]) -> Iterator[Figure]:
         yield figure
 
 
-def line(axes: Axes, plot: str, index: int, values: Sequence[float], colours: Mapping[str, str]) -> Line2D:
-    """Draw one curve; its points are in the group ``PLOT-INDEX-points``."""
+def line(
+    axes: Axes,
+    plot: str,
+    index: int,
+    values: Sequence[float],
+    colours: Mapping[str, str],
+    *,
+    over: Sequence[float] | None = None,
+) -> Line2D:
+    """Draw one curve over 0, 1, ... or given numbers; its points are in the group ``PLOT-INDEX-points``."""
     (line,) = axes.plot(
-        range(len(values)),
+        range(len(values)) if over is None else over,
         values,
         color=colours[f"curve{index % CURVES}"],
         linewidth=1.4,
@@ -203,9 +212,14 @@ def _stages(axes: Axes, layout: Sequence[int], colours: Mapping[str, str], plot:
         )
 
 
-def _dress(axes: Axes, colours: Mapping[str, str], depth: int, *, grid: bool) -> None:
+def _along_blocks(axes: Axes, depth: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
+    axes.set_xlim(-0.6, depth + 0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
+
+
+def _dress(axes: Axes, colours: Mapping[str, str], *, grid: bool) -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(colours["muted"])
@@ -215,5 +229,3 @@ def _dress(axes: Axes, colours: Mapping[str, str], depth: int, *, grid: bool) ->
     if grid:
         axes.grid(axis="y", color=colours["rule"], linewidth=0.5, alpha=0.6)
     axes.set_axisbelow(True)
-    axes.set_xlim(-0.6, depth + 0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))

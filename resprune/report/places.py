@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from resprune.errors import ResultError, printable
 
-HINT = "give what resprune analyze --json printed"
+HINT = "give what resprune analyze --json or prune --frontier --json printed"
 _T = TypeVar("_T")
 
 

@@ -22,12 +22,14 @@ from resprune.records import (
     Classwise,
     DataSummary,
     Evaluation,
+    FrontierStudy,
     NetworkSummary,
     Origin,
     Preprocessing,
     Study,
     Trajectory,
 )
+from resprune.report import frontiers
 from resprune.report.places import HINT, Place, amount, count, fraction, listed, number, or_none, text
 
 SCHEMA = "resprune/analyze/1"
@@ -35,15 +37,15 @@ LARGEST = 64 << 20
 """Bytes that a result may have; a thousand blocks take half a megabyte."""
 
 
-def read(path: Path, name: str) -> Study:
-    """Read one file.
+def read(path: Path, name: str) -> Study | FrontierStudy:
+    """Read one file: an analysis or a frontier.
 
     Args:
         path: Of the JSON.
         name: For legends and headings.
 
     Raises:
-        ResultError: where the file cannot be read, or is no result of ``resprune analyze``.
+        ResultError: where the file cannot be read, or is no result of either command.
     """
     try:
         if not path.is_file():
@@ -56,6 +58,8 @@ def read(path: Path, name: str) -> Study:
         raise ResultError(f"cannot be read ({error.strerror or error})", where=path) from error
     except (ValueError, RecursionError) as error:
         raise ResultError(f"is no JSON ({type(error).__name__})", where=path, hint=HINT) from error
+    if isinstance(content, dict) and content.get("schema") == frontiers.SCHEMA:
+        return frontiers.frontier(content, name, where=path)
     return study(content, name, where=path)
 
 
