@@ -60,8 +60,8 @@ class Plot:
     draw: Callable[[Axes, Mapping[str, str]], list[Artist]] = field(repr=False)
     studies: tuple[Study, ...] = field(repr=False)
     curves: tuple[str, ...] = ()
-    height: float = HEIGHT
-    grid: bool = True
+    height: float = field(default=HEIGHT, repr=False)
+    grid: bool = field(default=True, repr=False)
 
     def svg(self, colours: Mapping[str, str] = LIGHT) -> str:
         """Return an SVG file."""
