@@ -67,6 +67,7 @@ def analyze(
     *,
     tol: float = DEFAULT_TOLERANCE,
     drops: bool = True,
+    classwise: bool = False,
     progress: Progress = silent,
     **options: Any,
 ) -> Analysis:
@@ -77,15 +78,19 @@ def analyze(
         data: Labelled or unlabelled images; needed unless the chain is the demo.
         tol: Tolerance of the suggested depth.
         drops: Also measure the effect of dropping each block alone, and of dropping random ones.
+        classwise: Also measure the accuracy of every class at every exit; needs labels.
         progress: Shown the images done.
         options: Of `resprune.data.open_data`: split, samples, seed, batch_size.
     """
     check_tolerance(tol)
     options.setdefault("order", VALIDATION_FIRST)
     batches = batches_for(chain, data, **options)
+    names = batches.source.label_names
     measured = pass_over(
         batches,
-        lambda images, on_batch: trajectory.measure(chain, images, drops=drops, on_batch=on_batch),
+        lambda images, on_batch: trajectory.measure(
+            chain, images, drops=drops, classwise=classwise, class_names=names, on_batch=on_batch
+        ),
         progress,
         "analyze",
     )

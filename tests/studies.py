@@ -57,6 +57,39 @@ def analysis(stages: Sequence[int] = (2, 2, 3), *, seed: int = 0, labels: bool =
     }
 
 
+def classwise(content: dict[str, Any], classes: int, *, names: bool = True, seed: int = 0) -> dict[str, Any]:
+    """Return a result with accuracies of classes, of four images each; the last class has no images."""
+    draw, exits = random.Random(seed), len(content["blocks"]) + 1
+    rows = [[draw.randrange(5) / 4 for _ in range(classes - 1)] + [None] for _ in range(exits)]
+    found = {"counts": [4] * (classes - 1) + [0], "accuracy": rows}
+    return content | {"classwise": found | {"names": [f"kind {i}" for i in range(classes)] if names else None}}
+
+
+def frontier(blocks: int = 5, *, seed: int = 0, latency: bool = True, labels: bool = True) -> dict[str, Any]:
+    """Return a result of `prune --frontier` in which blocks go from the end."""
+    draw = random.Random(seed)
+
+    def figures(gone: int) -> dict[str, Any]:
+        known = {key: draw.random() if labels else None for key in ("accuracy", "loss")}
+        return known | {"divergence": gone / 10}
+
+    points = [
+        {
+            "removed": list(range(blocks - gone, blocks)),
+            "blocks": blocks - gone,
+            "macs": 1_000_000 * (2 + blocks - gone),
+            "parameters": 1000 * (2 + blocks - gone),
+            "latency_ms": {"median": 3.0 - gone / 4, "iqr": 0.125} if latency else None,
+            "raw": figures(gone),
+            "recovered": figures(gone),
+        }
+        for gone in range(blocks)
+    ]
+    whole = analysis((blocks,), seed=seed)
+    head = {key: whole[key] for key in ("version", "checkpoint", "data")}
+    return {"schema": "resprune/frontier/1", **head, "frontier": points}
+
+
 def bounds(content: dict[str, Any]) -> dict[str, Any]:
     """Return a result with a section of bounds."""
     first, second = {"J": 0.5, "J_bar": 0.75, "gap": 0.25}, {"L_avg": 0.5, "L_bar_avg": 1.5, "gap": 1.0}

@@ -91,6 +91,13 @@ def analyze(
         Path | None,
         typer.Option(metavar="FILE", help="Write the blocks to a Parquet file.", show_default=False),
     ] = None,
+    classwise: Annotated[
+        bool, typer.Option("--classwise", help="Also the accuracy of every class at every exit.")
+    ] = False,
+    classwise_csv: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write those to a CSV file, a line a class.", show_default=False),
+    ] = None,
     bounds: Annotated[
         bool, typer.Option("--bounds", help="Bounds 1 and 2 of the paper, with the SubResNet of --sub.")
     ] = False,
@@ -113,7 +120,7 @@ def analyze(
         reporting.check_bounds(bounds=bounds, sub=sub, gamma=gamma, branch_decay=branch_decay)
         from resprune import bounding, pipeline
         from resprune.exporting.folder import write_bytes, write_text
-        from resprune.report import results, tables
+        from resprune.report import classes, results, tables
 
         chain = opened()(device=device)
         part = None if sub is None else pipeline.load(sub, device=device)
@@ -121,15 +128,22 @@ def analyze(
         if part is not None:
             bounding.check(chain, part, **weights)
         reading = {"split": split, "samples": samples, "seed": seed, "batch_size": batch_size}
-        analysis = pipeline.analyze(chain, data, tol=tol, drops=drops, progress=shell.progress, **reading)
+        classwise = classwise or classwise_csv is not None
+        analysis = pipeline.analyze(
+            chain, data, tol=tol, drops=drops, classwise=classwise, progress=shell.progress, **reading
+        )
         found = results.analyze(analysis) | reporting.made(seed)
         shown = [tables.analyze(analysis)]
+        if classwise:
+            shown.append(classes.table(analysis))
         if part is not None:
             terms = bounding.bound(chain, part, analysis, data, progress=shell.progress, **weights, **reading)
             found |= results.bounds(terms, part.summary)
             shown.append(tables.bounds(terms, chain.summary, part.summary, analysis.data))
         if csv is not None:
             write_text(csv, tables.trajectory_csv(analysis))
+        if classwise_csv is not None:
+            write_text(classwise_csv, classes.csv(analysis))
         if parquet is not None:
             write_bytes(parquet, tables.trajectory_parquet(analysis))
         accuracy = analysis.trajectory.final.accuracy

@@ -2,6 +2,7 @@
 
 from resprune.records.budget import Budget, Method
 from resprune.records.checking import CheckOutcome, Condition, Interval, Limits, Verdict, flag
+from resprune.records.classes import Classwise
 from resprune.records.comparing import (
     BenchOutcome,
     Comparison,
@@ -48,7 +49,7 @@ from resprune.records.results import (
     Trajectory,
     Verification,
 )
-from resprune.records.studies import Bounds, Study
+from resprune.records.studies import Bounds, FrontierPoint, FrontierStudy, Study
 from resprune.records.training import RECIPES, EpochRow, FinetuneOutcome, Heads, Recipe
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "Budget",
     "CheckOutcome",
     "Claim",
+    "Classwise",
     "Comparison",
     "Condition",
     "Control",
@@ -79,6 +81,8 @@ __all__ = [
     "Figures",
     "FinetuneOutcome",
     "Frontier",
+    "FrontierPoint",
+    "FrontierStudy",
     "Heads",
     "Interval",
     "Latency",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
+from resprune.records.classes import Classwise
 from resprune.records.networks import NetworkSummary, Preprocessing
 
 if TYPE_CHECKING:
@@ -99,11 +100,13 @@ class Trajectory:
         final: Accuracy and loss of exit N, the network itself.
         rows: One for each block, k = 0..N-1.
         final_norm: Root mean square over samples of the L2 norm of ``yhat_N``; logits' unit.
+        classwise: Accuracy of every class at every exit; None where it was not asked for.
     """
 
     final: Evaluation
     rows: tuple[BlockRow, ...]
     final_norm: float
+    classwise: Classwise | None = None
 
     @property
     def depth(self) -> int:

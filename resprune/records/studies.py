@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from resprune.records.results import Analysis
+from resprune.records.results import Analysis, DataSummary, Evaluation
 
 
 @dataclass(frozen=True)
@@ -69,3 +69,48 @@ class Study:
         """Number of blocks of every stage that has any, in order."""
         numbers = [row.stage for row in self.analysis.trajectory.rows]
         return tuple(numbers.count(stage) for stage in sorted(set(numbers)))
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """One pruned network of a frontier.
+
+    Attributes:
+        removed: Block indices, ascending; none for the original.
+        blocks: That are kept.
+        macs: Multiply-accumulates for one image.
+        parameters: Of the network.
+        divergence: Mean KL(original || pruned) of the outputs after recovery, nats.
+        latency_ms: Median and width of the middle half; None where it was not measured.
+        raw: Right after the cut.
+        recovered: After recovery; ``raw`` where there was none.
+    """
+
+    removed: tuple[int, ...]
+    blocks: int
+    macs: int
+    parameters: int
+    divergence: float
+    latency_ms: tuple[float, float] | None
+    raw: Evaluation
+    recovered: Evaluation
+
+
+@dataclass(frozen=True)
+class FrontierStudy:
+    """What pruned networks of one origin cost, and what they are worth, in a report.
+
+    Attributes:
+        name: As the legends have it.
+        path, sha256: Of the origin's checkpoint.
+        data: The images; None where none were read.
+        points: The original first.
+        version: Of the resprune that measured it.
+    """
+
+    name: str
+    path: str
+    sha256: str
+    data: DataSummary | None
+    points: tuple[FrontierPoint, ...]
+    version: str

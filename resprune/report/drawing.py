@@ -48,8 +48,10 @@ class Plot:
         title: What it shows, in a few words.
         describe: The same in a sentence, for those who cannot see it.
         draw: Draws into axes, in colours by name; returns the curves in the order of the labels.
-        studies: Whose curves it has.
+        studies: Whose blocks or exits are along the x axis; none where something else is.
         curves: Labels of the legend; none for a single curve.
+        height: Of the figure without strips and legend, inches.
+        grid: Whether the ticks of the y axis have lines.
     """
 
     name: str
@@ -58,6 +60,8 @@ class Plot:
     draw: Callable[[Axes, Mapping[str, str]], list[Artist]] = field(repr=False)
     studies: tuple[Study, ...] = field(repr=False)
     curves: tuple[str, ...] = ()
+    height: float = field(default=HEIGHT, repr=False)
+    grid: bool = field(default=True, repr=False)
 
     def svg(self, colours: Mapping[str, str] = LIGHT) -> str:
         """Return an SVG file."""
@@ -88,7 +92,7 @@ def figure_of(plot: Plot, colours: Mapping[str, str]) -> Iterator[Figure]:
 
     layouts = list(dict.fromkeys(study.stages for study in plot.studies))
     strips, lines = _ROW * len(layouts), _ROW * math.ceil(len(plot.curves) / _columns(plot.curves))
-    height = HEIGHT + strips + lines
+    height = plot.height + strips + lines
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure = Figure(figsize=(WIDTH, height), facecolor=colours["paper"])
@@ -97,8 +101,9 @@ def figure_of(plot: Plot, colours: Mapping[str, str]) -> Iterator[Figure]:
         box = (0.8 / WIDTH, bottom / height, (WIDTH - 0.92) / WIDTH, (top - bottom) / height)
         axes = figure.add_axes(box, facecolor=colours["paper"])
         handles = plot.draw(axes, colours)
-        depth = max((study.analysis.trajectory.depth for study in plot.studies), default=0)
-        _dress(axes, colours, depth)
+        _dress(axes, colours, grid=plot.grid)
+        if plot.studies:
+            _along_blocks(axes, max(study.analysis.trajectory.depth for study in plot.studies))
         for row, layout in enumerate(reversed(layouts)):
             strip = (box[0], (top + 0.03 + row * _ROW) / height, box[2], (_ROW - 0.02) / height)
             _stages(figure.add_axes(strip, sharex=axes), layout, colours, plot, alone=len(layouts) == 1)
@@ -122,10 +127,18 @@ def figure_of(plot: Plot, colours: Mapping[str, str]) -> Iterator[Figure]:
         yield figure
 
 
-def line(axes: Axes, plot: str, index: int, values: Sequence[float], colours: Mapping[str, str]) -> Line2D:
-    """Draw one curve; its points are in the group ``PLOT-INDEX-points``."""
+def line(
+    axes: Axes,
+    plot: str,
+    index: int,
+    values: Sequence[float],
+    colours: Mapping[str, str],
+    *,
+    over: Sequence[float] | None = None,
+) -> Line2D:
+    """Draw one curve over 0, 1, ... or given numbers; its points are in the group ``PLOT-INDEX-points``."""
     (line,) = axes.plot(
-        range(len(values)),
+        range(len(values)) if over is None else over,
         values,
         color=colours[f"curve{index % CURVES}"],
         linewidth=1.4,
@@ -199,16 +212,20 @@ def _stages(axes: Axes, layout: Sequence[int], colours: Mapping[str, str], plot:
         )
 
 
-def _dress(axes: Axes, colours: Mapping[str, str], depth: int) -> None:
+def _along_blocks(axes: Axes, depth: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
+    axes.set_xlim(-0.6, depth + 0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
+
+
+def _dress(axes: Axes, colours: Mapping[str, str], *, grid: bool) -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(colours["muted"])
     axes.tick_params(colors=colours["muted"], labelcolor=colours["ink"], which="both")
     axes.xaxis.label.set_color(colours["ink"])
     axes.yaxis.label.set_color(colours["ink"])
-    axes.grid(axis="y", color=colours["rule"], linewidth=0.5, alpha=0.6)
+    if grid:
+        axes.grid(axis="y", color=colours["rule"], linewidth=0.5, alpha=0.6)
     axes.set_axisbelow(True)
-    axes.set_xlim(-0.6, depth + 0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from resprune.errors import OutputError
-from resprune.records import Study
+from resprune.records import FrontierStudy, Study
 from resprune.report import page, plots
 
 _BEGINNING = "<!DOCTYPE html>"
@@ -40,7 +40,9 @@ def check(file: Path | None, folder: Path | None, *, force: bool) -> None:
         raise OutputError(f"cannot be written ({error.strerror or error})", where=file or folder) from error
 
 
-def write(studies: Sequence[Study], file: Path | None, folder: Path | None, *, force: bool) -> list[Path]:
+def write(
+    studies: Sequence[Study | FrontierStudy], file: Path | None, folder: Path | None, *, force: bool
+) -> list[Path]:
     """Write a page and a folder of plots as SVG and PNG; returns what was written.
 
     Args:

@@ -7,8 +7,8 @@ from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
-from resprune.records import BlockRow, Study
-from resprune.report import plots
+from resprune.records import BlockRow, FrontierStudy, Study
+from resprune.report import frontiers, plots
 from resprune.report.extra import from_extra
 from resprune.report.palette import DARK, LIGHT
 from resprune.report.wording import images_of, number, percent, recipe_of, suggestion
@@ -45,8 +45,8 @@ def check_extra() -> None:
     assert mpl.__name__
 
 
-def render(studies: Sequence[Study]) -> str:
-    """Return the page of one analysis, or of several over one another.
+def render(results: Sequence[Study | FrontierStudy]) -> str:
+    """Return the page of one analysis, or of several over one another, and of frontiers.
 
     Raises:
         UsageError: where matplotlib or jinja2 is missing.
@@ -59,18 +59,23 @@ def render(studies: Sequence[Study]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(files("resprune.report").joinpath(TEMPLATE).read_text(encoding="utf-8"))
+    studies = [own for own in results if isinstance(own, Study)]
+    priced = [own for own in results if isinstance(own, FrontierStudy)]
+    names = [own.name for own in results]
     several = len(studies) > 1
     drawn = [
         {"name": plot.name, "title": plot.title, "describe": plot.describe, "svg": Markup(plots.inline(plot))}
-        for plot in plots.plots(studies)
+        for plot in plots.plots(results)
     ]
     return template.render(
-        title=" and ".join(study.name for study in studies) if len(studies) < 3 else "Several networks",
+        title=" and ".join(names) if len(names) < 3 else "Several networks",
         several=several,
         shown=[_shown(study) for study in studies],
         plots=drawn,
         bounds=[_terms(study) for study in studies if study.bounds is not None],
         columns=_COLUMNS,
+        frontiers=[_priced(study) for study in priced],
+        prices=frontiers.COLUMNS,
         light=LIGHT,
         dark=DARK,
         version=version("resprune"),
@@ -98,6 +103,13 @@ def _shown(study: Study) -> dict[str, Any]:
         "rows": [_cells(row) for row in rows],
         "made": _made(study),
     }
+
+
+def _priced(study: FrontierStudy) -> dict[str, Any]:
+    images = "none" if study.data is None else images_of(study.data)
+    made = [("checkpoint", study.path), ("SHA-256", study.sha256), ("images", images)]
+    made.append(("versions", f"resprune {study.version}"))
+    return {"name": study.name, "rows": [frontiers.cells(point) for point in study.points], "made": made}
 
 
 def _sentence(study: Study) -> str:

@@ -15,7 +15,9 @@ from html import escape
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from resprune.records import Analysis, Band, Study
+from resprune.records import Analysis, Band, FrontierStudy, Study
+from resprune.report import frontiers
+from resprune.report.classes import heat_map
 from resprune.report.drawing import Plot, line, logarithmic
 from resprune.report.extra import from_extra
 from resprune.report.palette import PLACEHOLDERS, with_variables
@@ -105,9 +107,9 @@ def draw(analyses: Analysis | Mapping[str, Analysis]) -> dict[str, Plot]:
     return {plot.name: plot for plot in plots([Study(name, one, own) for name, one in named.items()])}
 
 
-def plots(studies: Sequence[Study]) -> list[Plot]:
-    """Return what can be drawn of some analyses: what was measured in none of them is left out."""
-    shown = tuple(studies)
+def plots(studies: Sequence[Study | FrontierStudy]) -> list[Plot]:
+    """Return what can be drawn of analyses and frontiers: what was measured in none of them is left out."""
+    shown = tuple(study for study in studies if isinstance(study, Study))
     names = tuple(f"{number}. {study.name}" for number, study in enumerate(shown, 1)) if len(shown) > 1 else ()
     made = [
         Plot(own.name, own.title, own.describe, partial(_draw_quantity, own, shown), shown, names)
@@ -132,7 +134,11 @@ def plots(studies: Sequence[Study]) -> list[Plot]:
                     tuple(labels),
                 )
             )
-    return made
+        if study.analysis.trajectory.classwise is not None:
+            name = "classes" if len(shown) == 1 else f"classes-{index + 1}"
+            whose = "" if len(shown) == 1 else f": {study.name}"
+            made.append(heat_map(study, name, f"Classes along the exits{whose}"))
+    return made + frontiers.plots([study for study in studies if isinstance(study, FrontierStudy)])
 
 
 def _draw_quantity(

@@ -8,10 +8,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from resprune.errors import ResultError, printable
 from resprune.records import (
@@ -20,43 +19,47 @@ from resprune.records import (
     Band,
     BlockRow,
     Bounds,
+    Classwise,
     DataSummary,
     Evaluation,
+    FrontierStudy,
     NetworkSummary,
     Origin,
     Preprocessing,
     Study,
     Trajectory,
 )
+from resprune.report import frontiers
+from resprune.report.places import HINT, Place, amount, count, fraction, listed, number, or_none, text
 
 SCHEMA = "resprune/analyze/1"
 LARGEST = 64 << 20
 """Bytes that a result may have; a thousand blocks take half a megabyte."""
-_HINT = "give what resprune analyze --json printed"
-_T = TypeVar("_T")
 
 
-def read(path: Path, name: str) -> Study:
-    """Read one file.
+def read(path: Path, name: str) -> Study | FrontierStudy:
+    """Read one file: an analysis or a frontier.
 
     Args:
         path: Of the JSON.
         name: For legends and headings.
 
     Raises:
-        ResultError: where the file cannot be read, or is no result of ``resprune analyze``.
+        ResultError: where the file cannot be read, or is no result of either command.
     """
     try:
         if not path.is_file():
             what = "is a folder, not a file" if path.is_dir() else "there is no such file"
-            raise ResultError(what, where=path, hint=_HINT)
+            raise ResultError(what, where=path, hint=HINT)
         if path.stat().st_size > LARGEST:
-            raise ResultError(f"is larger than {LARGEST:,} bytes", where=path, hint=_HINT)
+            raise ResultError(f"is larger than {LARGEST:,} bytes", where=path, hint=HINT)
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ResultError(f"cannot be read ({error.strerror or error})", where=path) from error
     except (ValueError, RecursionError) as error:
-        raise ResultError(f"is no JSON ({type(error).__name__})", where=path, hint=_HINT) from error
+        raise ResultError(f"is no JSON ({type(error).__name__})", where=path, hint=HINT) from error
+    if isinstance(content, dict) and content.get("schema") == frontiers.SCHEMA:
+        return frontiers.frontier(content, name, where=path)
     return study(content, name, where=path)
 
 
@@ -72,29 +75,30 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 def study(content: Any, name: str, *, where: object = None) -> Study:
     """Return what a JSON object says; see `read`."""
-    top = _Place(content, "", where)
-    found = top.get("schema", _text)
+    top = Place(content, "", where)
+    found = top.get("schema", text)
     if found != SCHEMA:
-        raise ResultError(f"the schema is {found!r} instead of {SCHEMA!r}", where=where, hint=_HINT)
+        raise ResultError(f"the schema is {found!r} instead of {SCHEMA!r}", where=where, hint=HINT)
     rows = tuple(_row(place, index) for index, place in enumerate(top.items("blocks")))
     if any(after.stage < before.stage for before, after in itertools.pairwise(rows)):
         raise top.error("blocks", "the stages are not in order")
-    depth = top.get("suggested_depth", _count)
+    depth = top.get("suggested_depth", count)
     if depth > len(rows):
         raise top.error("suggested_depth", f"{depth} of {len(rows)} blocks")
-    data, final = top.inner("data"), top.inner("final")
+    data, final, classes = top.inner("data"), top.inner("final"), top.inner("classwise", optional=True)
     trajectory = Trajectory(
         Evaluation(
-            final.get("accuracy", _or_none(_fraction)),
+            final.get("accuracy", or_none(fraction)),
             None,
-            final.get("loss", _or_none(_amount)),
-            data.get("samples", _count),
+            final.get("loss", or_none(amount)),
+            data.get("samples", count),
         ),
         rows,
-        final.get("logits_norm", _amount, default=math.nan),
+        final.get("logits_norm", amount, default=math.nan),
+        None if classes is None else _classwise(classes, len(rows)),
     )
     summary = DataSummary(
-        data.get("spec", _text), data.get("split", _or_none(_text)), trajectory.final.samples, _recipe(data)
+        data.get("spec", text), data.get("split", or_none(text)), trajectory.final.samples, _recipe(data)
     )
     network = _network(top.inner("checkpoint"), rows)
     bounds = top.inner("bounds", optional=True)
@@ -105,191 +109,107 @@ def study(content: Any, name: str, *, where: object = None) -> Study:
             network,
             summary,
             trajectory,
-            top.get("tolerance", _amount),
+            top.get("tolerance", amount),
             depth,
             None if control is None else _control(control),
         ),
-        version=top.get("version", _text),
+        version=top.get("version", text),
         made=_made(top),
         bounds=None if bounds is None else _bounds(bounds),
-        sub_path="" if bounds is None else bounds.inner("sub").get("path", _text),
+        sub_path="" if bounds is None else bounds.inner("sub").get("path", text),
     )
 
 
-def _row(place: _Place, index: int) -> BlockRow:
-    if place.get("index", _count) != index:
+def _row(place: Place, index: int) -> BlockRow:
+    if place.get("index", count) != index:
         raise place.error("index", f"{place.value['index']} instead of {index}")
     return BlockRow(
         index=index,
-        path=place.get("path", _text),
-        stage=place.get("stage", _count),
-        exit_accuracy=place.get("exit_accuracy", _or_none(_fraction)),
-        exit_loss=place.get("exit_loss", _or_none(_amount)),
-        residual_norm=place.get("residual_norm", _amount),
-        residual_norm_relative=place.get("residual_norm_relative", _amount),
-        parameter_norm=place.get("parameter_norm", _amount),
-        drop_change_relative=place.get("drop_change_relative", _or_none(_amount)),
-        drop_agreement=place.get("drop_agreement", _or_none(_fraction)),
-        macs=place.get("macs", _count),
-        parameters=place.get("parameters", _count),
+        path=place.get("path", text),
+        stage=place.get("stage", count),
+        exit_accuracy=place.get("exit_accuracy", or_none(fraction)),
+        exit_loss=place.get("exit_loss", or_none(amount)),
+        residual_norm=place.get("residual_norm", amount),
+        residual_norm_relative=place.get("residual_norm_relative", amount),
+        parameter_norm=place.get("parameter_norm", amount),
+        drop_change_relative=place.get("drop_change_relative", or_none(amount)),
+        drop_agreement=place.get("drop_agreement", or_none(fraction)),
+        macs=place.get("macs", count),
+        parameters=place.get("parameters", count),
     )
 
 
-def _network(place: _Place, rows: Sequence[BlockRow]) -> NetworkSummary:
-    if place.get("blocks", _count) != len(rows):
+def _network(place: Place, rows: Sequence[BlockRow]) -> NetworkSummary:
+    if place.get("blocks", count) != len(rows):
         raise place.error("blocks", f"{place.value['blocks']}, and {len(rows)} are listed")
     numbers = [row.stage for row in rows]
     stages = tuple("b" * numbers.count(stage) for stage in sorted(set(numbers)))
     return NetworkSummary(
-        Origin(place.get("path", _text), place.get("sha256", _text), ""),
-        Architecture(place.get("family", _text), place.get("architecture", _text), stages),
+        Origin(place.get("path", text), place.get("sha256", text), ""),
+        Architecture(place.get("family", text), place.get("architecture", text), stages),
         len(rows),
-        place.get("parameters", _count),
-        place.get("macs", _count),
+        place.get("parameters", count),
+        place.get("macs", count),
     )
 
 
-def _recipe(data: _Place) -> Preprocessing | None:
+def _recipe(data: Place) -> Preprocessing | None:
     place = data.inner("preprocessing", optional=True)
     if place is None:
         return None
     try:
-        return Preprocessing.from_json(place.value, place.get("source", _text))
+        return Preprocessing.from_json(place.value, place.get("source", text))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise data.error("preprocessing", f"no recipe ({error})") from error
 
 
-def _made(top: _Place) -> dict[str, Any]:
+def _made(top: Place) -> dict[str, Any]:
     place = top.inner("made", optional=True)
     if place is None:
         return {}
     made: dict[str, Any] = {}
     if "command" in place.value:
-        made["command"] = place.get("command", _text)
+        made["command"] = place.get("command", text)
     if "seed" in place.value:
-        made["seed"] = place.get("seed", _count)
+        made["seed"] = place.get("seed", count)
     versions = place.inner("versions", optional=True)
     if versions is not None:
-        made["versions"] = {printable(str(key)): versions.get(key, _text) for key in versions.value}
+        made["versions"] = {printable(str(key)): versions.get(key, text) for key in versions.value}
     return made
 
 
-def _control(place: _Place) -> Band:
+def _control(place: Place) -> Band:
     removed = place.value.get("removed")
-    count = len(removed) if isinstance(removed, list) else place.get("removed", _count)
-    changes = place.numbers("change_relative", _amount)
+    blocks = len(removed) if isinstance(removed, list) else place.get("removed", count)
+    changes = place.values("change_relative", amount)
     if not changes:
         raise place.error("change_relative", "no repetition")
-    return Band(count, changes, place.numbers("agreement", _fraction))
+    return Band(blocks, changes, place.values("agreement", fraction))
 
 
-def _bounds(place: _Place) -> Bounds:
+def _classwise(place: Place, depth: int) -> Classwise:
+    counts = place.values("counts", count)
+    accuracy = place.values("accuracy", lambda row: [or_none(fraction)(value) for value in listed(row)])
+    if [len(row) for row in accuracy] != [len(counts)] * (depth + 1):
+        raise place.error("accuracy", f"not {depth + 1} exits of {len(counts)} classes")
+    names = None if place.value.get("names") is None else place.values("names", text)
+    if names is not None and len(names) > len(counts):
+        raise place.error("names", f"{len(names)} of {len(counts)} classes")
+    hits = tuple(
+        tuple(round((value or 0.0) * own) for value, own in zip(row, counts, strict=True)) for row in accuracy
+    )
+    return Classwise(counts, hits, names)
+
+
+def _bounds(place: Place) -> Bounds:
     first, second = place.inner("bound_1"), place.inner("bound_2")
     return Bounds(
-        sub_blocks=place.inner("sub").get("blocks", _count),
-        gamma=place.get("gamma", _amount),
-        branch_decay=place.get("lambda", _amount),
-        sub_loss=place.get("L_bar", _amount),
-        objective=first.get("J", _amount),
-        objective_bound=first.get("J_bar", _amount),
-        average_loss=second.get("L_avg", _amount),
-        average_loss_bound=second.get("L_bar_avg", _number),
+        sub_blocks=place.inner("sub").get("blocks", count),
+        gamma=place.get("gamma", amount),
+        branch_decay=place.get("lambda", amount),
+        sub_loss=place.get("L_bar", amount),
+        objective=first.get("J", amount),
+        objective_bound=first.get("J_bar", amount),
+        average_loss=second.get("L_avg", amount),
+        average_loss_bound=second.get("L_bar_avg", number),
     )
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A JSON object somewhere in the file, and where that is."""
-
-    value: Any
-    path: str
-    where: object
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.value, dict):
-            raise self.error("", f"no JSON object but {_kind(self.value)}")
-
-    def error(self, key: str, what: str) -> ResultError:
-        place = ".".join(part for part in (self.path, key) if part)
-        return ResultError(f"{place}: {what}" if place else what, where=self.where, hint=_HINT)
-
-    def get(self, key: str, check: Callable[[Any], _T], **given: _T) -> _T:
-        """Return one value; ``default`` where the key is missing."""
-        if key not in self.value:
-            if "default" in given:
-                return given["default"]
-            raise self.error(key, "is missing")
-        try:
-            return check(self.value[key])
-        except ValueError as error:
-            raise self.error(key, f"{error}, got {_kind(self.value[key])}") from error
-
-    def inner(self, key: str, *, optional: bool = False) -> Any:
-        """Return the object under a key, or None where it may be missing."""
-        if optional and self.value.get(key) is None:
-            return None
-        path = f"{self.path}.{key}" if self.path else key
-        return _Place(self.get(key, lambda value: value), path, self.where)
-
-    def items(self, key: str) -> list[_Place]:
-        """Return the objects of a list."""
-        values = self.get(key, _list)
-        path = f"{self.path}.{key}" if self.path else key
-        return [_Place(value, f"{path}[{index}]", self.where) for index, value in enumerate(values)]
-
-    def numbers(self, key: str, check: Callable[[Any], float]) -> tuple[float, ...]:
-        """Return a list of numbers."""
-        values = self.get(key, _list)
-        try:
-            return tuple(check(value) for value in values)
-        except ValueError as error:
-            raise self.error(key, str(error)) from error
-
-
-def _kind(value: Any) -> str:
-    """Return a value for a message, or its kind where it is long."""
-    if isinstance(value, (dict, list, str)):
-        names = {dict: "an object", list: "a list", str: "a text"}
-        return names[type(value)]
-    return "null" if value is None else str(value).lower()[:40]
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError("a list is expected")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("a text is expected")
-    return printable(value)
-
-
-def _number(value: Any) -> float:
-    # Python's JSON has NaN, infinities and integers beyond every float; bool is an int.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e300:
-        raise ValueError("a finite number is expected")
-    return float(value)
-
-
-def _amount(value: Any) -> float:
-    if _number(value) < 0:
-        raise ValueError("a number of at least 0 is expected")
-    return float(value)
-
-
-def _fraction(value: Any) -> float:
-    if _amount(value) > 1:
-        raise ValueError("a fraction from 0 to 1 is expected")
-    return float(value)
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
-        raise ValueError("a whole number of at least 0 is expected")
-    return value
-
-
-def _or_none(check: Callable[[Any], _T]) -> Callable[[Any], _T | None]:
-    return lambda value: None if value is None else check(value)

@@ -16,6 +16,7 @@ from resprune.records import (
     BenchOutcome,
     Bounds,
     CheckOutcome,
+    Classwise,
     Comparison,
     Condition,
     DataSummary,
@@ -68,6 +69,7 @@ def analyze(analysis: Analysis) -> dict[str, Any]:
         "tolerance": analysis.tolerance,
         "suggested_depth": analysis.suggested_depth,
         "control": None if analysis.control is None else _band(analysis.control),
+        "classwise": None if measured.classwise is None else _classwise(measured.classwise),
     }
 
 
@@ -109,6 +111,15 @@ def bounds(found: Bounds, sub: NetworkSummary) -> dict[str, Any]:
                 "gap": found.average_loss_gap,
             },
         }
+    }
+
+
+def _classwise(found: Classwise) -> dict[str, Any]:
+    labels = range(len(found.counts))
+    return {
+        "names": None if found.names is None else list(found.names),
+        "counts": list(found.counts),
+        "accuracy": [[found.accuracy(k, label) for label in labels] for k in range(len(found.hits))],
     }
 
 

@@ -301,6 +301,16 @@ COMMANDS: dict[str, tuple[str, Schema]] = {
                     }
                 )
             ),
+            "classwise": _or_null(
+                _object(
+                    {
+                        "names": _or_null(_list(TEXT)),
+                        "counts": _list(INDEX),
+                        "accuracy": _list(_list(_or_null(FRACTION))),
+                    },
+                    "Accuracy of every exit 0..N on the images of every class.",
+                )
+            ),
             "bounds?": _object(
                 {
                     "sub": _ref("network"),

@@ -1,0 +1,94 @@
+"""Frontiers in reports: alone, several, beside analyses, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import refusal, run
+from studies import analysis, frontier, write
+from test_report import HOSTILE, Tree
+
+from resprune.errors import ResultError
+from resprune.report import frontiers, plots, reading
+
+
+def page_of(tmp_path: Path, **files: Any) -> Tree:
+    paths = [write(tmp_path / f"{name}.json", content) for name, content in files.items()]
+    done = run("report", *paths, "--out", tmp_path / "page.html", "--force")
+    assert done.exit_code == 0, done.output
+    return Tree((tmp_path / "page.html").read_text(encoding="utf-8"))
+
+
+def test_a_frontier_alone(tmp_path: Path) -> None:
+    tree = page_of(tmp_path, net=frontier(5))
+    assert tree.open == []
+    assert len(tree.ids()) == len(set(tree.ids()))
+    for name in ("frontier-macs", "frontier-latency"):
+        assert [tree.points[f"{name}-{curve}-points"] for curve in (0, 1)] == [5, 5]
+    assert {"frontier", "made", "plots"} <= set(tree.ids())
+    assert not {"summary", "network", "blocks"} & set(tree.ids())
+    text = " ".join(part for _, part in tree.texts)
+    for said in (
+        "MACs an image / 10^6",
+        "latency / ms (median; bar: middle half)",
+        "accuracy / %",
+        "right after the cut",
+        "after recovery",
+        "5 networks",
+        "3, 4",
+        "2.500 (0.125)",
+        "100 images of images (validation)",
+    ):
+        assert said in text
+
+
+def test_frontiers_beside_analyses(tmp_path: Path) -> None:
+    tree = page_of(tmp_path, one=frontier(5), net=analysis(), other=frontier(3, seed=1, latency=False))
+    assert [tree.points[f"frontier-macs-{curve}-points"] for curve in range(4)] == [5, 5, 3, 3]
+    assert tree.points["accuracy-0-points"] == 8
+    assert {"frontier", "summary", "blocks"} <= set(tree.ids())
+    assert "2. other, after recovery" in " ".join(part for _, part in tree.texts)
+
+
+def test_what_was_not_measured_is_not_drawn() -> None:
+    def names(**options: bool) -> list[str]:
+        return [plot.name for plot in plots.plots([frontiers.frontier(frontier(**options), "net")])]
+
+    assert names() == ["frontier-macs", "frontier-latency"]
+    assert names(latency=False) == ["frontier-macs"]
+    assert names(labels=False) == []
+
+
+def test_names_are_text(tmp_path: Path) -> None:
+    content = frontier()
+    content["checkpoint"]["path"] = content["version"] = content["data"]["spec"] = HOSTILE
+    tree = page_of(tmp_path, net=content)
+    assert [tag for tag, _ in tree.elements].count("script") == 1
+    assert any(HOSTILE in part for part in tree.under("dd"))
+
+
+CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "none": (lambda c: c.update(frontier=[]), "frontier: the first entry is not the original"),
+    "no original": (lambda c: c["frontier"].pop(0), "frontier: the first entry is not the original"),
+    "no list": (lambda c: c.update(frontier={}), "frontier: a list is expected"),
+    "macs": (lambda c: c["frontier"][1].update(macs=-1), r"frontier\[1\].macs"),
+    "removed": (lambda c: c["frontier"][1].update(removed=["a"]), r"frontier\[1\].removed"),
+    "percent": (lambda c: c["frontier"][1]["raw"].update(accuracy=93), r"frontier\[1\].raw.accuracy"),
+    "latency": (lambda c: c["frontier"][1]["latency_ms"].pop("iqr"), r"frontier\[1\].latency_ms.iqr"),
+    "checkpoint": (lambda c: c.pop("checkpoint"), "checkpoint: is missing"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_results_that_are_none_are_refused(name: str, tmp_path: Path) -> None:
+    change, said = CHANGES[name]
+    content = copy.deepcopy(frontier())
+    change(content)
+    path = write(tmp_path / "bad.json", content)
+    with pytest.raises(ResultError, match=said):
+        reading.read(path, "bad")
+    assert "prune --frontier" in refusal(3, "report", path, "--out", tmp_path / "page.html")
