@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run
+from typer.testing import Result
 
 SCRIPT = Path(sys.executable).with_name("resprune")
 KEYS_CHECKPOINT = {"path", "sha256", "family", "architecture", "blocks", "parameters", "macs"}
@@ -35,6 +37,17 @@ KEYS_BLOCK = {
 def resprune(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [str(SCRIPT), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, timeout=120)
+
+
+def in_process(*words: str | Path, status: int = 0) -> Result:
+    """Run a command here: a new process takes seconds, and few of these tests need one."""
+    done = run(*words)
+    assert done.exit_code == status, done.output
+    return done
+
+
+def in_process_json(*words: str | Path) -> dict[str, Any]:
+    return json.loads(in_process(*words, "--json").stdout)
 
 
 def resprune_json(*words: str | Path, cwd: Path | None = None) -> dict[str, Any]:
@@ -84,7 +97,7 @@ def test_version() -> None:
 
 
 def test_inspect_json(cifar_file: Path) -> None:
-    found = json.loads(resprune("inspect", cifar_file, "--json").stdout)
+    found = in_process_json("inspect", cifar_file)
     assert found["schema"] == "resprune/inspect/1"
     assert found["checkpoint"].keys() >= KEYS_CHECKPOINT
     assert found["checkpoint"]["family"] == "cifar-resnet"
@@ -96,8 +109,8 @@ def test_inspect_json(cifar_file: Path) -> None:
 
 def test_analyze_json_is_the_same_twice(cifar_file: Path, image_folder: Callable[..., Path]) -> None:
     words = ("analyze", cifar_file, "--data", image_folder(), "--samples", "15", "--seed", "3")
-    first = resprune_json(*words)
-    assert first == resprune_json(*words)
+    first = in_process_json(*words)
+    assert first == in_process_json(*words)
     assert first["schema"] == "resprune/analyze/1"
     assert first["data"].items() >= {"spec": str(words[3]), "split": None, "samples": 15}.items()
     assert first["data"]["preprocessing"]["mean"] == [0.485, 0.456, 0.406]
@@ -105,7 +118,7 @@ def test_analyze_json_is_the_same_twice(cifar_file: Path, image_folder: Callable
     assert [block["index"] for block in first["blocks"]] == list(range(8))
     assert all(block.keys() >= KEYS_BLOCK for block in first["blocks"])
     assert first["suggested_depth"] == 8
-    other = resprune_json(*words[:-1], "4")
+    other = in_process_json(*words[:-1], "4")
     assert other["final"]["loss"] != first["final"]["loss"]
 
 
@@ -113,8 +126,7 @@ def test_analyze_prints_a_table_of_80_columns_and_writes_csv(
     cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = tmp_path / "blocks.csv"
-    done = resprune("analyze", cifar_file, "--data", image_folder(), "--csv", path, "--threads", "1")
-    assert done.returncode == 0, done.stderr
+    done = in_process("analyze", cifar_file, "--data", image_folder(), "--csv", path)
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
@@ -148,7 +160,7 @@ def test_prune_and_evaluate_agree_in_new_processes(
 
 
 def test_prune_needs_no_data_for_a_depth(cifar_file: Path, tmp_path: Path) -> None:
-    report = resprune_json("prune", cifar_file, "--depth", "3", "--out", tmp_path / "out")
+    report = in_process_json("prune", cifar_file, "--depth", "3", "--out", tmp_path / "out")
     assert report["data"] is None
     assert report["before"]["accuracy"] is None
     assert report["verified"]["against"] == "exit 3 of the origin"
@@ -157,10 +169,9 @@ def test_prune_needs_no_data_for_a_depth(cifar_file: Path, tmp_path: Path) -> No
 
 
 def test_dry_run_shows_the_plan_and_stops(cifar_file: Path, tmp_path: Path) -> None:
-    shown = resprune("prune", cifar_file, "--depth", "3", "--dry-run", "--out", tmp_path / "out")
-    assert shown.returncode == 0, shown.stderr
+    shown = in_process("prune", cifar_file, "--depth", "3", "--dry-run", "--out", tmp_path / "out")
     assert "blocks 3 to 7 (5)" in shown.stdout
-    report = resprune_json("prune", cifar_file, "--depth", "3", "--dry-run", "--out", tmp_path / "out")
+    report = in_process_json("prune", cifar_file, "--depth", "3", "--dry-run", "--out", tmp_path / "out")
     assert (report["verified"], report["output"]) == (None, None)
     assert report["after"]["parameters"] < report["before"]["parameters"]
     assert not (tmp_path / "out").exists()
@@ -168,13 +179,12 @@ def test_dry_run_shows_the_plan_and_stops(cifar_file: Path, tmp_path: Path) -> N
 
 def test_an_existing_folder_is_refused_before_any_work(cifar_file: Path, tmp_path: Path) -> None:
     words = ("prune", cifar_file, "--depth", "3", "--out", tmp_path / "out")
-    assert resprune(*words).returncode == 0
+    in_process(*words)
     before = (tmp_path / "out" / "model.safetensors").read_bytes()
-    again = resprune("prune", cifar_file, "--depth", "2", "--out", tmp_path / "out")
-    assert again.returncode == 3
+    again = in_process("prune", cifar_file, "--depth", "2", "--out", tmp_path / "out", status=3)
     assert "--force" in again.stderr
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
-    assert resprune("prune", cifar_file, "--depth", "2", "--out", tmp_path / "out", "--force").returncode == 0
+    in_process("prune", cifar_file, "--depth", "2", "--out", tmp_path / "out", "--force")
     assert (tmp_path / "out" / "model.safetensors").read_bytes() != before
 
 

@@ -154,7 +154,7 @@ def test_messages_as_json(cifar_file: Path, image_folder: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["prune", "demo", "--log-format", "json"], 2, "give a tolerance, a depth, blocks to remove or a"),
+        (["prune", "demo", "--log-format", "json"], 2, "give a tolerance, a depth or blocks to remove, one"),
         (["prune", "--log-format=json"], 2, "Missing argument"),
         (["prune", "demo", "--depht", "1", "--log-format", "json"], 2, "No such option: --depht"),
         (["nothing", "--log-format", "json"], 2, "No such command 'nothing'"),
