@@ -42,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     layout = "channels last" if options.channels_last else "contiguous"
-    print(f"torch {torch.__version__}, threads: {options.threads}, {layout}\n")
+    print(f"torch {torch.__version__}, threads: {options.threads}, {layout}; ms before and after\n")
     print(
         "| network | input | without blocks | batch | MACs saved | time saved | arrives | ms, before and after |"
     )
