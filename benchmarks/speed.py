@@ -43,9 +43,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     layout = "channels last" if options.channels_last else "contiguous"
     print(f"torch {torch.__version__}, threads: {options.threads}, {layout}; ms before and after\n")
-    print(
-        "| network | input | without blocks | batch | MACs saved | time saved | arrives | ms, before and after |"
-    )
+    print("| network | input | without blocks | batch | MACs saved | time saved | arrives | ms |")
     print("|---|---|---|---|---|---|---|---|")
     for name, removed in REMOVED:
         if options.network not in (None, name):
