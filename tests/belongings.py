@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import documents
 import numpy as np
 import torch
 from conftest import ARCHITECTURES, randomise
@@ -90,6 +91,7 @@ BELONGINGS: dict[str, Callable[[Path], object]] = {
     "imagenet": _images,
     "cifar10": _images,
     "images": _images,
+    "resprune.yaml": lambda path: path.write_text(documents.config("docs/ci.md"), encoding="utf-8"),
     "before.json": _analysis(0),
     "after.json": _analysis(1),
 }

@@ -58,6 +58,11 @@ def snippets(document: str) -> list[Snippet]:
     ]
 
 
+def config(document: str) -> str:
+    """Return the first YAML block of a document."""
+    return next(snippet.text for snippet in snippets(document) if snippet.language == "yaml")
+
+
 def commands(snippet: Snippet) -> list[Command]:
     """Return the commands of a shell block: one a line, or several joined by ``&&``."""
     found: list[Command] = []

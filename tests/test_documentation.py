@@ -4,6 +4,7 @@ These rules make it quick, and nothing else is changed:
 
 - `ADDED` has options for some commands, and no command reads more than `FEW` images.
 - What a command would write is removed first: a document shows several ways to the same folder.
+- A command ends with status 0, or with the one that its comment tells.
 - A launcher before ``-m resprune`` is left out.
 - Latency is measured in ten rounds, and exports are not read back: `test_exporting` does that.
 
@@ -36,7 +37,7 @@ from resprune.cli.app import app
 from resprune.data import Batches
 from resprune.exporting import formats
 from resprune.reading import Data, batches_for
-from resprune.records import Verification
+from resprune.records import ReadBack
 
 pytest.importorskip("transformers")
 pytest.importorskip("onnxruntime")
@@ -76,7 +77,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("measure", "block_prices"):
         monkeypatch.setattr(choosing, name, partial(getattr(choosing, name), rounds=10))
     monkeypatch.setattr(pipeline, "batches_for", few)
-    unchecked = Verification(0.0, "nothing", 0.0)
+    unchecked = ReadBack(0.0, 0.0, "seeded noise", 0, (), new_process=False)
     monkeypatch.setattr(formats, "read_back", lambda written, seed=0: [unchecked] * len(written))
     torch.manual_seed(0)
     return tmp_path
@@ -116,7 +117,7 @@ def run_command(command: Command, store: Path, place: Path) -> None:
     provide([word for word in words if word not in written], store, place)
     added = [word for name, more in ADDED.items() if name in words for word in more.split()]
     done = run(*words[1:], *added)
-    assert done.exit_code == 0, f"{command}\n{done.output}{done.exception!r}"
+    assert done.exit_code == command.status, f"{command}\n{done.output}{done.exception!r}"
     assert all((place / name).exists() for name in written), command
     if target is not None:
         (place / target).write_text(done.stdout, encoding="utf-8")
@@ -136,6 +137,8 @@ def provide(words: list[str], store: Path, place: Path) -> None:
     for name in {word.rstrip("/") for word in words} & BELONGINGS.keys():
         if not (place / name).exists():
             hand_over(name, store, place)
+            if name.endswith(".yaml"):
+                provide(re.findall(r":\s*(\S+)$", (place / name).read_text(), re.MULTILINE), store, place)
 
 
 def test_the_lists_of_these_tests_hold_nothing_that_is_gone() -> None:
