@@ -138,7 +138,9 @@ def provide(words: list[str], store: Path, place: Path) -> None:
         if not (place / name).exists():
             hand_over(name, store, place)
             if name.endswith(".yaml"):
-                provide(re.findall(r":\s*(\S+)$", (place / name).read_text(), re.MULTILINE), store, place)
+                given = re.findall(r"(\w+):\s*(\S+)$", (place / name).read_text(), re.MULTILINE)
+                made = {value for key, value in given if key == "out"}
+                provide([value for _, value in given if value not in made], store, place)
 
 
 def test_the_lists_of_these_tests_hold_nothing_that_is_gone() -> None:
@@ -175,7 +177,8 @@ def test_every_option_that_a_document_names_exists(document: str) -> None:
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     options = {name: options_of(command) for name, command in group.commands.items()}
-    others = {"--help", "--version", "--rm", "--nproc-per-node"}  # the last two of docker and torchrun
+    others = {"--help", "--version", "--rm", "--build-arg", "--gpus", "--user"}  # the last four of docker
+    others |= {"--nproc-per-node", "--index-url"}  # of torchrun and pip
     known = others.union(*options.values())
     lines = documents.read(document).splitlines()
     named = {name for line in lines if "python benchmarks/" not in line for name in OPTION.findall(line)}
