@@ -13,7 +13,7 @@ from studies import analysis, frontier, write
 from test_report import HOSTILE, Tree
 
 from resprune.errors import ResultError
-from resprune.report import frontiers, plots, reading
+from resprune.report import plots, reading, tradeoff
 
 
 def page_of(tmp_path: Path, **files: Any) -> Tree:
@@ -56,7 +56,7 @@ def test_frontiers_beside_analyses(tmp_path: Path) -> None:
 
 def test_what_was_not_measured_is_not_drawn() -> None:
     def names(**options: bool) -> list[str]:
-        return [plot.name for plot in plots.plots([frontiers.frontier(frontier(**options), "net")])]
+        return [plot.name for plot in plots.plots([tradeoff.frontier(frontier(**options), "net")])]
 
     assert names() == ["frontier-macs", "frontier-latency"]
     assert names(latency=False) == ["frontier-macs"]

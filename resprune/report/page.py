@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from resprune.records import BlockRow, FrontierStudy, Study
-from resprune.report import frontiers, plots
+from resprune.report import plots, tradeoff
 from resprune.report.extra import from_extra
 from resprune.report.palette import DARK, LIGHT
 from resprune.report.wording import images_of, number, percent, recipe_of, suggestion
@@ -75,7 +75,7 @@ def render(results: Sequence[Study | FrontierStudy]) -> str:
         bounds=[_terms(study) for study in studies if study.bounds is not None],
         columns=_COLUMNS,
         frontiers=[_priced(study) for study in priced],
-        prices=frontiers.COLUMNS,
+        prices=tradeoff.COLUMNS,
         light=LIGHT,
         dark=DARK,
         version=version("resprune"),
@@ -109,7 +109,7 @@ def _priced(study: FrontierStudy) -> dict[str, Any]:
     images = "none" if study.data is None else images_of(study.data)
     made = [("checkpoint", study.path), ("SHA-256", study.sha256), ("images", images)]
     made.append(("versions", f"resprune {study.version}"))
-    return {"name": study.name, "rows": [frontiers.cells(point) for point in study.points], "made": made}
+    return {"name": study.name, "rows": [tradeoff.cells(point) for point in study.points], "made": made}
 
 
 def _sentence(study: Study) -> str:

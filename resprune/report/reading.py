@@ -29,7 +29,7 @@ from resprune.records import (
     Study,
     Trajectory,
 )
-from resprune.report import frontiers
+from resprune.report import tradeoff
 from resprune.report.places import HINT, Place, amount, count, fraction, listed, number, or_none, text
 
 SCHEMA = "resprune/analyze/1"
@@ -58,8 +58,8 @@ def read(path: Path, name: str) -> Study | FrontierStudy:
         raise ResultError(f"cannot be read ({error.strerror or error})", where=path) from error
     except (ValueError, RecursionError) as error:
         raise ResultError(f"is no JSON ({type(error).__name__})", where=path, hint=HINT) from error
-    if isinstance(content, dict) and content.get("schema") == frontiers.SCHEMA:
-        return frontiers.frontier(content, name, where=path)
+    if isinstance(content, dict) and content.get("schema") == tradeoff.SCHEMA:
+        return tradeoff.frontier(content, name, where=path)
     return study(content, name, where=path)
 
 
