@@ -1,19 +1,34 @@
 # CPU image whose entry point is resprune:
 #   docker build -t resprune .
-#   docker run --rm -v "$PWD:/work" resprune prune ckpt.pth --tol 1e-3 --data images --out pruned
+#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" resprune prune ckpt.pth --tol 1e-3 --data images --out pruned
+# For a GPU, on any image with CUDA that has Python 3.11 or newer, or Debian's or Ubuntu's packages of it:
+#   docker build -t resprune:cuda --build-arg BASE=nvidia/cuda:12.8.1-runtime-ubuntu24.04 \
+#     --build-arg TORCH_INDEX=https://pypi.org/simple .
+#   docker run --gpus all ... resprune:cuda ...
 ARG BASE=python:3.12-slim
 FROM ${BASE}
 
-# PyTorch's own CPU builds spare some 5 GB. With --build-arg TORCH_INDEX=https://pypi.org/simple the CUDA
-# builds are taken; BASE may be any image with Python 3.11 or newer and pip.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN python3 -m pip install --no-cache-dir --index-url "${TORCH_INDEX}" "torch>=2.10" "torchvision>=0.25"
+# CUDA's own images bring no Python.
+RUN command -v python3 >/dev/null || { apt-get update \
+    && apt-get install -y --no-install-recommends python3 python3-venv \
+    && rm -rf /var/lib/apt/lists/*; }
 
+# An environment of its own, since distributions guard theirs; a torch that the base brings is seen and kept.
+RUN python3 -m venv --system-site-packages /opt/resprune
+ENV PATH=/opt/resprune/bin:${PATH}
+
+# PyTorch's own CPU builds spare some 5 GB; PyPI's are those with CUDA.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN pip install --no-cache-dir --index-url "${TORCH_INDEX}" "torch>=2.10" "torchvision>=0.25"
+
+ARG EXTRAS=onnx,report
 COPY pyproject.toml README.md LICENSE /src/
 COPY resprune /src/resprune
-RUN python3 -m pip install --no-cache-dir /src && rm -rf /src
+RUN pip install --no-cache-dir "/src[${EXTRAS}]" && rm -rf /src
 
-RUN useradd --create-home --uid 1000 resprune
+# Not root; with --user any other, whose home would not be there to write caches to.
+RUN useradd --create-home resprune
+ENV HOME=/tmp
 USER resprune
 WORKDIR /work
 ENTRYPOINT ["resprune"]

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from resprune.checking import check as check
     from resprune.choosing import Choice as Choice
     from resprune.comparing import bench as bench
     from resprune.comparing import compare as compare
     from resprune.errors import ResPruneError as ResPruneError
+    from resprune.exploring import frontier as frontier
     from resprune.exporting.formats import export as export
     from resprune.finetuning import Finetuned as Finetuned
     from resprune.finetuning import finetune as finetune
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from resprune.pipeline import wrap as wrap
     from resprune.records import Analysis as Analysis
     from resprune.records import Budget as Budget
+    from resprune.records import Frontier as Frontier
+    from resprune.records import Limits as Limits
     from resprune.records import Preprocessing as Preprocessing
     from resprune.records import Recipe as Recipe
     from resprune.report.plots import draw as draw
@@ -38,17 +42,21 @@ _WHERE = {
     "Budget": "resprune.records",
     "Choice": "resprune.choosing",
     "Finetuned": "resprune.finetuning",
+    "Frontier": "resprune.records",
+    "Limits": "resprune.records",
     "Preprocessing": "resprune.records",
     "Recipe": "resprune.records",
     "Pruned": "resprune.pipeline",
     "analyze": "resprune.pipeline",
     "bench": "resprune.comparing",
     "choose_for": "resprune.pipeline",
+    "check": "resprune.checking",
     "compare": "resprune.comparing",
     "draw": "resprune.report.plots",
     "evaluate": "resprune.pipeline",
     "export": "resprune.exporting.formats",
     "finetune": "resprune.finetuning",
+    "frontier": "resprune.exploring",
     "load": "resprune.pipeline",
     "prune": "resprune.pipeline",
     "save": "resprune.pipeline",
@@ -61,6 +69,8 @@ __all__ = [
     "Budget",
     "Choice",
     "Finetuned",
+    "Frontier",
+    "Limits",
     "Preprocessing",
     "Pruned",
     "Recipe",
@@ -68,12 +78,14 @@ __all__ = [
     "__version__",
     "analyze",
     "bench",
+    "check",
     "choose_for",
     "compare",
     "draw",
     "evaluate",
     "export",
     "finetune",
+    "frontier",
     "load",
     "prune",
     "save",

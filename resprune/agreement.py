@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from resprune.errors import DataError
+from resprune.errors import ArchitectureError, DataError
 from resprune.records import Disagreement, Likeness, Outcomes
 from resprune.trajectory import OnBatch, Tally
 
@@ -37,15 +38,18 @@ def likeness(
 
     Raises:
         DataError: where there are no images.
-        ArchitectureError: where a logit is not finite.
+        ArchitectureError: where a logit is not finite, or the two have other classes.
     """
     tally = Tally(2)
     same = seen = 0
     largest = difference = divergence = 0.0
+    more = more_squared = 0.0  # sums of the second's losses minus the first's
     hits = torch.zeros(2, 2, dtype=torch.int64)  # (first right, second right)
     listed: list[Disagreement] = []
     for own, other, labels in batches:
         a, b = first(own).cpu(), second(other).cpu()
+        if a.shape != b.shape or a.ndim != 2:
+            raise ArchitectureError(f"the networks give logits {tuple(a.shape)} and {tuple(b.shape)}")
         targets = None if labels is None else labels.cpu()
         tally.add(torch.stack([a, b], dim=1), targets)
         largest = max(largest, float(a.abs().max()), float(b.abs().max()))
@@ -57,6 +61,8 @@ def likeness(
         if targets is not None:
             pairs = 2 * (top_a == targets).long() + (top_b == targets).long()
             hits += torch.bincount(pairs, minlength=4).view(2, 2)
+            added = (logs_a - logs_b).gather(1, targets[:, None])
+            more, more_squared = more + float(added.sum()), more_squared + float(added.square().sum())
         for row in (top_a != top_b).nonzero()[:, 0].tolist()[: limit - len(listed)]:
             label = None if targets is None else int(targets[row])
             listed.append(Disagreement(seen + row, "", label, int(top_a[row]), int(top_b[row])))
@@ -72,9 +78,15 @@ def likeness(
         max_abs_difference=difference,
         max_rel_difference=difference / largest if largest else 0.0,
         divergence=max(divergence / seen, 0.0),  # rounding can leave -1e-18
+        loss_deviation=_deviation(more, more_squared, seen) if tally.labelled and seen > 1 else None,
         first=tally.result(0),
         second=tally.result(1),
         outcomes=Outcomes(both, only_first, only_second, neither) if tally.labelled else None,
         differing=seen - same,
         disagreements=tuple(listed),
     )
+
+
+def _deviation(total: float, squares: float, count: int) -> float:
+    """Return the standard deviation of values whose sum and sum of squares are given."""
+    return math.sqrt(max(squares - total * total / count, 0.0) / (count - 1))

@@ -14,6 +14,7 @@ from resprune.bounds import bounds as terms
 from resprune.bounds import check_sub, check_weights, exit_losses
 from resprune.chain import ResidualChain
 from resprune.data import VALIDATION_FIRST
+from resprune.memory import pass_over
 from resprune.pipeline import Data, Progress, batches_for, silent
 from resprune.records import RECIPES, Analysis, Bounds
 
@@ -52,8 +53,12 @@ def bound(
     data = checkpoint.DEMO if data is None and chain.origin.path == checkpoint.DEMO else data
     options.setdefault("order", VALIDATION_FIRST)
     batches = batches_for(sub, data, **options)
-    with progress("SubResNet", batches.summary.samples) as on_batch:
-        measured = trajectory.measure(sub, batches, drops=False, on_batch=on_batch)
+    measured = pass_over(
+        batches,
+        lambda images, on_batch: trajectory.measure(sub, images, drops=False, on_batch=on_batch),
+        progress,
+        "SubResNet",
+    )
     return terms(analysis.trajectory, measured, gamma=weights[0], branch_decay=weights[1])
 
 

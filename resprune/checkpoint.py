@@ -20,7 +20,7 @@ from resprune.records import READ_SAFELY, Architecture, Claim, Origin, Preproces
 from resprune.renaming import some
 from resprune.unwrap import unwrap
 
-__all__ = ["CONFIG_FILE", "DEMO", "DEMO_FOLDER", "EXITS_FILE", "WEIGHTS_FILE", "Checkpoint", "read"]
+__all__ = ["CONFIG_FILE", "DEMO", "DEMO_FOLDER", "EXITS_FILE", "WEIGHTS_FILE", "Checkpoint", "files_of", "read"]
 
 DEMO = "demo"
 """Name of the small trained network that the package ships."""
@@ -83,6 +83,26 @@ def read(source: str | Path, how: Reading = READ_SAFELY) -> Checkpoint:
             where=source,
             hint="check the name, its links and its permissions",
         ) from error
+
+
+def files_of(source: str | Path) -> tuple[Path, ...]:
+    """Return the files that hold a network's weights: of a checkpoint, a folder, a name, or an ONNX file.
+
+    Raises:
+        CheckpointError: where a folder holds no single network, or a name none.
+        OSError: where a folder cannot be listed.
+    """
+    path = DEMO_FOLDER if str(source) == DEMO else Path(source)
+    found = None if path.exists() else registered.find(str(source))
+    if found is not None:
+        return (found[0],)
+    if path.is_dir():
+        return folders.find(path, str(source)).files
+    index = folders.index_of(path)
+    if index is not None:
+        return folders.index(index, str(source)).files
+    beside = path.with_name(f"{path.name}.data")  # where an ONNX file of more than 2 GB keeps its weights
+    return (path, beside) if path.suffix == ".onnx" and beside.is_file() else (path,)
 
 
 def _read_folder(folder: Path, name: str, how: Reading) -> Checkpoint:

@@ -20,16 +20,19 @@ from resprune.chain import ResidualChain, seeded_images
 from resprune.checkpoint import DEMO
 from resprune.data import TEST_FIRST, Batches, open_data
 from resprune.errors import UsageError
+from resprune.memory import pass_over
 from resprune.records import (
     BenchOutcome,
     Comparison,
     DataSummary,
     Disagreement,
+    Likeness,
     Preprocessing,
     Subject,
     Timing,
 )
 from resprune.running import Network, OnnxNetwork, Run, is_onnx, open_onnx, ready
+from resprune.trajectory import OnBatch
 
 LISTED = 1000
 """How many disagreements are listed at most."""
@@ -132,9 +135,9 @@ def compare(
 ) -> Comparison:
     """Compare what two networks say of the same images.
 
-    Every chain gets images prepared with its own mean and deviation, all else must be the same; an ONNX file
-    gets what the other network gets. Without images both get the same seeded noise, and only the differences
-    of their logits mean something.
+    Every network gets images prepared with its own mean and deviation, all else must be the same; an ONNX file
+    that does not say them gets what the other network gets. Without images both get the same seeded noise, and
+    only the differences of their logits mean something.
 
     Args:
         first: The reference: divergences are from it.
@@ -151,7 +154,7 @@ def compare(
     networks = (first, second)
     classes = matching.common_classes(first, second)
     shape = matching.common_shape(networks)
-    recipes = [own.preprocessing for own in networks if isinstance(own, ResidualChain)]
+    recipes = [own.preprocessing for own in networks if own.preprocessing is not None]
     if data is None and isinstance(first, ResidualChain) and first.origin.path == DEMO:
         data = DEMO
     if data is None:
@@ -163,23 +166,25 @@ def compare(
     matching.check_recipes(recipes, exactly=False)
     if not recipes:
         raise UsageError(
-            "an ONNX file does not say how images become its input",
+            "the ONNX file does not say how images become its input",
             where=first.origin.path,
-            hint="compare it with a checkpoint, or leave --data out",
+            hint="compare it with a checkpoint or an export of resprune's, or leave --data out",
         )
     options = {"order": TEST_FIRST, "seed": seed} | options
     opened = [_batches(data, recipe, classes, **options) for recipe in (recipes[0], recipes[-1])]
-    with progress("compare", opened[0].summary.samples) as on_batch:
-        likeness = agreement.likeness(
-            *_runs(networks), _pairs(opened, networks), limit=limit, on_batch=on_batch
-        )
+
+    def compared(own: Batches, on_batch: OnBatch) -> Likeness:
+        resized = [replace(batches, batch_size=own.batch_size) for batches in opened]
+        return agreement.likeness(*_runs(networks), _pairs(resized, networks), limit=limit, on_batch=on_batch)
+
+    likeness = pass_over(opened[0], compared, progress, "compare")
     found = _placed(likeness.disagreements, opened[0])
     return Comparison(
         first=_subject(first),
         second=_subject(second),
         data=_summary(opened),
         likeness=replace(likeness, disagreements=found),
-        class_names=opened[0].source.label_names,
+        class_names=opened[0].source.label_names or _class_names(networks),
         limit=limit,
     )
 
@@ -229,6 +234,11 @@ def _summary(opened: list[Batches]) -> DataSummary:
     own, other = (matching.numbers_of(batches.preprocessing) for batches in opened)
     summary = opened[0].summary
     return summary if own == other else replace(summary, preprocessing=None)
+
+
+def _class_names(networks: tuple[Network, Network]) -> tuple[str, ...] | None:
+    """Return the names of the logits that an ONNX file's metadata say."""
+    return next((own.class_names for own in networks if isinstance(own, OnnxNetwork) and own.class_names), None)
 
 
 def _subject(network: Network) -> Subject:

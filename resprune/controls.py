@@ -16,6 +16,7 @@ from resprune import trajectory
 from resprune.chain import ResidualChain
 from resprune.data import Batches
 from resprune.errors import DataError, UsageError
+from resprune.memory import pass_over
 from resprune.reading import Progress
 from resprune.records import Band, Control, Evaluation, PrunePlan
 from resprune.restoration import Restoration
@@ -43,8 +44,12 @@ class Measure:
         """Return them; no accuracy and loss without labels."""
         if not self.batches.labelled:
             return Evaluation(None, None, None, self.batches.summary.samples)
-        with self.progress("evaluate", self.batches.summary.samples) as on_batch:
-            return trajectory.evaluate(chain, self.batches, on_batch=on_batch)
+        return pass_over(
+            self.batches,
+            lambda images, on_batch: trajectory.evaluate(chain, images, on_batch=on_batch),
+            self.progress,
+            "evaluate",
+        )
 
 
 def check_controls(kinds: Sequence[str], *, heals: bool, images: bool) -> None:
@@ -63,6 +68,21 @@ def check_controls(kinds: Sequence[str], *, heals: bool, images: bool) -> None:
         )
     if kinds and not images:
         raise UsageError("controls are compared on images", hint="name some with --data")
+
+
+def check_labels(kinds: Sequence[str], restoration: Restoration | None) -> None:
+    """Refuse to train from scratch on images without labels.
+
+    Raises:
+        DataError: where that was asked for.
+    """
+    healer = None if restoration is None else restoration.healer
+    if "scratch" in kinds and healer is not None and not healer.images.labelled:
+        raise DataError(
+            "there are no labels for the control from scratch, which has no teacher",
+            where=healer.images.summary.spec,
+            hint="use labelled images, or --control random",
+        )
 
 
 def random_plan(chain: ResidualChain, count: int, seed: int) -> PrunePlan:
@@ -140,11 +160,10 @@ def compare_with(
             network, raw = remove_blocks(chain, other), None
             if kind == "random":
                 raw = measure(network)
-                steps = [] if restoration is None else restoration.steps(network, other)
-                network = steps[-1][0] if steps else network
+                network = network if restoration is None else restoration.restore(network, other).network
             else:
                 assert restoration is not None
                 assert restoration.healer is not None
-                network = restoration.healer.from_scratch(network, seed)
+                network = restoration.healer.from_scratch(network, seed, restoration.rounds)
             found.append(Control(kind, seed, other.removed, network.summary.macs, raw, measure(network)))
     return tuple(found)

@@ -8,34 +8,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import Accelerator
+from torch import Tensor
 
 from resprune import checkpoint, training
 from resprune.chain import ResidualChain
 from resprune.data import TrainingData, open_training
-from resprune.errors import TrainingError, UsageError
+from resprune.errors import TrainingError, UsageError, VerificationError
 from resprune.exporting import folder as output
+from resprune.exporting import verifying
 from resprune.exporting.run import RunFolder
 from resprune.families import FAMILIES
 from resprune.fresh import FROM_SCRATCH
 from resprune.pipeline import Progress, silent
-from resprune.records import RECIPES, EpochRow, FinetuneOutcome, Recipe
+from resprune.records import RECIPES, EpochRow, FinetuneOutcome, ReadBack, Recipe
 from resprune.report import card, results
 
 OnEpoch = Callable[[FinetuneOutcome], None]
 """Told of a run after every epoch; the last of `FinetuneOutcome.rows` is the epoch's."""
 Teacher = ResidualChain | Literal["original"] | None
+LONG_EPOCH = 60.0
+"""Seconds of an epoch from which on its network is read back as it is written: that takes a few."""
 
 
 @dataclass(frozen=True)
 class Finetuned:
-    """What `finetune` made: the best epoch's network, and the record of the run."""
+    """What `finetune` made: the best epoch's network, the record of the run, and of reading the folder back."""
 
     chain: ResidualChain
     outcome: FinetuneOutcome
+    read_back: ReadBack | None = None
 
 
 def finetune(
@@ -50,6 +56,8 @@ def finetune(
     device: str = "auto",
     workers: int = 0,
     trackers: Sequence[str] = (),
+    read_back: bool = True,
+    made: dict[str, Any] | None = None,
     progress: Progress = silent,
     on_epoch: OnEpoch = lambda outcome: None,
     **options: Any,
@@ -68,6 +76,9 @@ def finetune(
         device: ``auto`` or ``cpu``; several GPUs are given by ``accelerate launch`` or ``torchrun``.
         workers: Processes that read images.
         trackers: Programs that log the figures besides, by Accelerate's names: ``tensorboard``, ...
+        read_back: Read the network in ``out`` in a new process and compare it, at the end, and after epochs
+            that take `LONG_EPOCH` or longer.
+        made: By which command, as `resprune.report.results.made` returns it; for the report and the card.
         progress: Shown the images done.
         on_epoch: Told of every epoch, epoch 0 (before any training) included.
         options: Of `resprune.data.open_training`: split, samples, batch_size.
@@ -75,6 +86,7 @@ def finetune(
     Raises:
         DataError, UsageError, OutputError: before any training, where it cannot be done.
         TrainingError: where the loss is not finite; what was written before stays.
+        VerificationError: where what is read back is not bit by bit the same; then no network is left.
     """
     if data is None and chain.origin.path != checkpoint.DEMO:
         raise UsageError("no data given", hint="name images with --data")
@@ -97,7 +109,9 @@ def finetune(
     )
     plan = training.Plan.of(recipe, len(images.images), engine.num_processes)
     run = None if out is None else RunFolder(Path(out), _identity(chain, teacher, recipe, images))
-    journal = _Journal(chain, teacher, recipe, images, plan.epochs, run, engine, on_epoch)
+    journal = _Journal(
+        chain, teacher, recipe, images, plan.epochs, run, engine, on_epoch, read_back, made or {}
+    )
     state = journal.begin(resume=resume, force=force)
     try:
         with progress("fine-tune", plan.steps * plan.batch_size) as on_batch:
@@ -116,7 +130,8 @@ def finetune(
         raise TrainingError(error.what, where=out, hint=f"{error.hint}{kept}") from error
     finally:
         engine.end_training()
-    return Finetuned(trained.chain, journal.outcome(trained.rows, trained.chain))
+    outcome = journal.outcome(trained.rows, trained.chain)
+    return Finetuned(trained.chain, outcome, journal.close(trained.chain, outcome))
 
 
 @dataclass(frozen=True)
@@ -131,6 +146,8 @@ class _Journal:
     run: RunFolder | None
     engine: Accelerator
     on_epoch: OnEpoch
+    reads_back: bool
+    made: dict[str, Any]
 
     def begin(self, *, resume: bool, force: bool) -> dict[str, Any] | None:
         """Make folder and trackers ready; returns the state to go on from, or None to start."""
@@ -165,7 +182,31 @@ class _Journal:
             classes=result.classes,
             loads_in_timm=output.loads_in_timm(result),
             needs_family=result.family not in FAMILIES,
+            constructor=output.constructor_of(result),
         )
+
+    def close(self, result: ResidualChain, outcome: FinetuneOutcome) -> ReadBack | None:
+        """Read the network back and write the report; returns what that showed, None where it was not done."""
+        if self.run is None or not self.engine.is_main_process:
+            return None
+        try:
+            found = self._read(result, self.run.path) if self.reads_back else None
+        except VerificationError as error:
+            self.run.withdraw()
+            hint = (
+                f"no network is left there, but {output.STATE_FILE}, the state of the run; please report this"
+            )
+            raise VerificationError(error.what, where=self.run.path, hint=hint) from error
+        report = results.finetune(outcome) | results.read_back(found) | self.made
+        self.run.write_report(results.portable(report))
+        return found
+
+    def _read(self, result: ResidualChain, folder: Path) -> ReadBack | None:
+        return verifying.read_folder(result, folder, self._few())
+
+    def _few(self) -> Tensor | None:
+        held_out = self.images.held_out
+        return None if held_out is None else held_out.first(verifying.IMAGES)
 
     def _epoch(self, rows: tuple[EpochRow, ...]) -> None:
         outcome = self.outcome(rows, self.chain)
@@ -177,8 +218,11 @@ class _Journal:
     def _best(self, best: ResidualChain, rows: tuple[EpochRow, ...]) -> None:
         if self.run is not None:
             outcome = self.outcome(rows, best)
-            text = card.finetuned_card(outcome, self.run.path.absolute().name)
-            self.run.write_network(best, results.provenance(outcome), text)
+            report = results.portable(results.finetune(outcome) | self.made)
+            text = card.finetuned_card(outcome, self.run.path.absolute().name, results.command_of(report))
+            worth = self.reads_back and rows[-1].seconds >= LONG_EPOCH
+            check = partial(self._read, best) if worth else lambda draft: None
+            self.run.write_network(best, results.provenance(outcome), text, report, check)
 
 
 def _check_teacher(chain: ResidualChain, teacher: ResidualChain | None) -> None:

@@ -12,10 +12,10 @@ import torch
 from resprune import training
 from resprune.chain import ResidualChain
 from resprune.data import TrainingData, open_training
+from resprune.divergence import divergence
 from resprune.fresh import initialise
 from resprune.reading import Progress
 from resprune.records import EpochRow, Recipe, Recovery
-from resprune.recovery import divergence
 
 HEALING = "healing"
 
@@ -52,7 +52,7 @@ class Healer:
         on_epoch: Callable[[EpochRow], None] = lambda row: None,
         **options: Any,
     ) -> Healer:
-        """Open labelled training images for a network.
+        """Open training images for a network; they need no labels where the teacher alone teaches.
 
         Args:
             chain: The original.
@@ -71,15 +71,20 @@ class Healer:
             augment=recipe.augment,
             auto_augment=recipe.auto_augment,
             seed=recipe.seed,
+            needs_labels=recipe.needs_labels,
             **options,
         )
         return cls(chain, recipe, images, device, progress, on_epoch)
 
-    def heal(self, pruned: ResidualChain) -> tuple[ResidualChain, Recovery]:
+    def heal(self, pruned: ResidualChain, removed: int) -> tuple[ResidualChain, Recovery]:
         """Return the pruned network after training, or as it is where it is not closer to the original then.
 
         Closer means a smaller divergence of the outputs on the images held out; without any the training is
         trusted.
+
+        Args:
+            pruned: Left as it is.
+            removed: Number of blocks that it lacks.
 
         Raises:
             TrainingError: where the loss is not finite.
@@ -91,18 +96,27 @@ class Healer:
             before, after = (divergence(self.chain, own, held_out) for own in (pruned, healed))
         kept = held_out is None or after < before
         held = 0 if held_out is None else held_out.summary.samples
-        record = Recovery(HEALING, data.split, data.samples, held, before, after, kept, recipe=self.recipe)
+        record = Recovery(
+            HEALING, data.split, data.samples, held, before, after, kept, removed, recipe=self.recipe
+        )
         return (healed if kept else pruned), record
 
-    def from_scratch(self, pruned: ResidualChain, seed: int) -> ResidualChain:
+    def from_scratch(self, pruned: ResidualChain, seed: int, rounds: int = 1) -> ResidualChain:
         """Return a network of the pruned one's shape, trained alike but without its weights or a teacher.
+
+        Args:
+            pruned: Left as it is.
+            seed: Of the weights and of the order of images.
+            rounds: How many healings it trains as long as.
 
         Raises:
             TrainingError: where the loss is not finite.
         """
         fresh = pruned.duplicate()
         initialise(fresh.network, torch.Generator().manual_seed(seed))
-        recipe = replace(self.recipe, teacher_weight=0.0, feature_weight=0.0, seed=seed)
+        recipe, steps = self.recipe, self.recipe.steps
+        recipe = replace(recipe, epochs=rounds * recipe.epochs, steps=None if steps is None else rounds * steps)
+        recipe = replace(recipe, teacher_weight=0.0, feature_weight=0.0, seed=seed)
         return self._train("train from scratch", fresh, recipe, None)
 
     def _train(

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resprune.chain import ResidualChain
+from resprune.chain import ResidualChain, seeded_images
 from resprune.errors import UsageError
 from resprune.records import Latency
 
@@ -73,6 +73,12 @@ def measure(
                 samples[index].append(_milliseconds(partial(candidates[index], images), settle, clock))
     place = str(images.device)
     return tuple(Latency(tuple(own), len(images), torch.get_num_threads(), place) for own in samples)
+
+
+def images_to_time(chain: ResidualChain, images: int, seed: int) -> Tensor:
+    """Return seeded noise (images, c, h, w) of a network's size, in channels-last format on its device."""
+    noise = seeded_images(chain.preprocessing, images, seed).to(chain.device)
+    return noise.contiguous(memory_format=torch.channels_last)
 
 
 def places(turn: int, candidates: int) -> list[int]:

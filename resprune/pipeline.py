@@ -10,20 +10,24 @@ evaluate(load("resnet20-pruned"), "cifar10/")
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from resprune import checkpoint, doubt, surgery, trajectory
 from resprune.chain import ResidualChain, seeded_images
 from resprune.checks import check_network
 from resprune.choosing import Choice, choose_for
-from resprune.controls import Measure, compare_with, random_band
+from resprune.controls import Measure, check_labels, compare_with, random_band
 from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST
 from resprune.exporting import folder as output
+from resprune.exporting import verifying
 from resprune.families import FAMILIES
 from resprune.loading import load
+from resprune.memory import pass_over
 from resprune.reading import Data, Progress, batches_for, silent
 from resprune.records import (
     Analysis,
@@ -35,9 +39,10 @@ from resprune.records import (
     PrunePlan,
     Recipe,
     Remedy,
+    Saved,
 )
 from resprune.report import card, results
-from resprune.restoration import CHOICE_IMAGES, OnEpoch, Restoration, Step
+from resprune.restoration import CHOICE_IMAGES, OnEpoch, Restoration, Restored, Step
 from resprune.selection import check_tolerance, select, tail_rule
 from resprune.verify import verify
 from resprune.wrapping import wrap
@@ -49,10 +54,11 @@ SEEDED_IMAGES = 16
 
 @dataclass(frozen=True)
 class Pruned:
-    """What `prune` made: the new chain, and the record of what was done."""
+    """What `prune` made: the new chain, the record of what was done, and a few images for reading it back."""
 
     chain: ResidualChain
     outcome: PruneOutcome
+    images: Tensor | None = None
 
 
 def analyze(
@@ -79,20 +85,29 @@ def analyze(
     check_tolerance(tol)
     options.setdefault("order", VALIDATION_FIRST)
     batches = batches_for(chain, data, **options)
-    with progress("analyze", batches.summary.samples) as on_batch:
-        measured = trajectory.measure(
+    measured = pass_over(
+        batches,
+        lambda images, on_batch: trajectory.measure(
             chain,
-            batches,
+            images,
             drops=drops,
             classwise=classwise,
             class_names=batches.source.label_names,
             on_batch=on_batch,
-        )
+        ),
+        progress,
+        "analyze",
+    )
     suggested = tail_rule(measured.residual_norms_relative, tol)
     band = None
     if drops and chain.depth:
-        with progress("control", batches.summary.samples) as on_batch:
-            band = random_band(chain, batches, max(1, chain.depth - suggested), on_batch=on_batch)
+        count = max(1, chain.depth - suggested)
+        band = pass_over(
+            batches,
+            lambda images, on_batch: random_band(chain, images, count, on_batch=on_batch),
+            progress,
+            "control",
+        )
     return Analysis(chain.summary, batches.summary, measured, tol, suggested, band)
 
 
@@ -122,7 +137,8 @@ def prune(
     choice: DataSummary | None = None,
     recover: bool = True,
     heal: Recipe | None = None,
-    restored: Sequence[Step] | None = None,
+    heal_rounds: int = 1,
+    restored: Restored | None = None,
     controls: Sequence[str] = (),
     control_seeds: int = 3,
     recover_split: str | None = None,
@@ -143,6 +159,7 @@ def prune(
         choice: The images that the plan was chosen on, for the report.
         recover: Try new batch-norm statistics and compensation, and keep them where they help.
         heal: Train by this recipe too, the original its teacher.
+        heal_rounds: Remove the blocks in so many parts, and bring the network back after each.
         restored: What brought the network back when it was chosen, in the place of both.
         controls: ``random``, ``scratch``: networks to compare with; see `resprune.controls`.
         control_seeds: Number of networks of each kind.
@@ -160,13 +177,15 @@ def prune(
     """
     cut = surgery.remove_blocks(chain, plan)
     check_network(cut)
-    steps: list[Step] = []
+    done = Restored(cut)
     beside: tuple[Control, ...] = ()
+    few = None
     if data is None and chain.origin.path != checkpoint.DEMO:
         images = seeded_images(chain.preprocessing, SEEDED_IMAGES, options.get("seed", 0))
         seeded, summary = [(batch, None) for batch in images.split(4)], None
         with progress("verify", SEEDED_IMAGES) as on_batch:
             before, raw, verified = verify(chain, cut, plan, seeded, on_batch=on_batch)
+        after = raw
     else:
         own = {name: options[name] for name in ("seed", "batch_size") if name in options}
         restoration = None
@@ -176,6 +195,7 @@ def prune(
                 data,
                 recover=recover,
                 heal=heal,
+                rounds=heal_rounds,
                 split=recover_split,
                 samples=recover_samples,
                 device=device,
@@ -183,27 +203,35 @@ def prune(
                 on_epoch=on_epoch,
                 **own,
             )
+        check_labels(controls, restoration)
         options.setdefault("order", TEST_FIRST)
         batches = batches_for(chain, data, **options)
-        summary = batches.summary
-        with progress("verify", summary.samples) as on_batch:
-            before, raw, verified = verify(chain, cut, plan, batches, on_batch=on_batch)
+        summary, few = batches.summary, batches.first(verifying.IMAGES)
+        before, raw, verified = pass_over(
+            batches,
+            lambda images, on_batch: verify(chain, cut, plan, images, on_batch=on_batch),
+            progress,
+            "verify",
+        )
+        after = raw
         if restored is not None:
-            steps = list(restored)
+            done = restored
         elif restoration is not None:
-            steps = restoration.steps(cut, plan)
+            done = restoration.restore(cut, plan)
         measure = Measure(batches, progress)
-        steps = [(own, replace(tried, figures=measure(own) if tried.kept else None)) for own, tried in steps]
+        done = replace(done, steps=tuple(_measured(step, plan, measure) for step in done.steps))
+        if done.network is not cut:
+            figures = [tried.figures for _, tried in done.steps if tried.figures is not None]
+            after = figures[-1] if figures else measure(done.network)
         beside = compare_with(controls, control_seeds, chain, plan, restoration, measure)
-    recovered = tuple(tried for _, tried in steps)
-    pruned = steps[-1][0] if steps else cut
+    recovered, pruned = tuple(tried for _, tried in done.steps), done.network
     outcome = PruneOutcome(
         origin=chain.summary,
         result=pruned.summary,
         plan=plan,
         before=before,
         raw=raw,
-        after=next((tried.figures for tried in reversed(recovered) if tried.figures is not None), raw),
+        after=after,
         recovered=recovered,
         verified=verified,
         data=summary,
@@ -213,24 +241,49 @@ def prune(
         loads_in_timm=output.loads_in_timm(pruned),
         needs_family=chain.family not in FAMILIES,
         controls=beside,
+        constructor=output.constructor_of(pruned),
     )
-    return Pruned(pruned, outcome)
+    return Pruned(pruned, outcome, few)
 
 
-def save(pruned: Pruned, folder: str | Path, *, force: bool = False) -> list[str]:
-    """Write the output folder, whole or not at all; returns the names of its files.
+def _measured(step: Step, plan: PrunePlan, measure: Measure) -> Step:
+    """Add the figures to what was kept, but for rounds before the last."""
+    network, tried = step
+    kept = tried.kept and tried.removed == len(plan.removed)
+    return network, replace(tried, figures=measure(network) if kept else None)
+
+
+def save(
+    pruned: Pruned,
+    folder: str | Path,
+    *,
+    force: bool = False,
+    read_back: bool = True,
+    made: Mapping[str, Any] | None = None,
+) -> Saved:
+    """Write the output folder, whole or not at all, and read it back in a new process.
 
     Args:
         pruned: From `prune`.
         folder: Must not exist, unless ``force`` is on and it is one of resprune's.
         force: Replace it.
+        read_back: Off saves the seconds that a new process takes.
+        made: By which command, as `resprune.report.results.made` returns it; for the report and the card.
+
+    Raises:
+        OutputError: where nothing can be written there.
+        VerificationError: where what is read back is not bit by bit the same network; nothing is left then.
     """
     outcome = pruned.outcome
     with output.whole_or_nothing(Path(folder), force) as draft:
         output.write_network(pruned.chain, draft, results.provenance(outcome))
-        output.write_json(draft / output.REPORT_FILE, results.portable(results.prune(outcome)))
-        (draft / output.CARD_FILE).write_text(card.model_card(outcome, Path(folder).name), encoding="utf-8")
-        return sorted(entry.name for entry in draft.iterdir())
+        found = verifying.read_folder(pruned.chain, draft, pruned.images) if read_back else None
+        report = results.prune(outcome) | results.read_back(found) | dict(made or {})
+        report = results.portable(report)
+        output.write_report(draft, report)
+        text = card.model_card(outcome, Path(folder).name, results.command_of(report))
+        (draft / output.CARD_FILE).write_text(text, encoding="utf-8")
+        return Saved(tuple(sorted(entry.name for entry in draft.iterdir())), found)
 
 
 def remedies(
@@ -256,8 +309,13 @@ def evaluate(
     """Return accuracy and loss of the network itself, and the images they were measured on."""
     options.setdefault("order", TEST_FIRST)
     batches = batches_for(chain, data, **options)
-    with progress("evaluate", batches.summary.samples) as on_batch:
-        return trajectory.evaluate(chain, batches, on_batch=on_batch), batches.summary
+    evaluation = pass_over(
+        batches,
+        lambda images, on_batch: trajectory.evaluate(chain, images, on_batch=on_batch),
+        progress,
+        "evaluate",
+    )
+    return evaluation, batches.summary
 
 
 __all__ = [

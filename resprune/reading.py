@@ -7,9 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from resprune import checkpoint
 from resprune.chain import ResidualChain
-from resprune.data import Batches, open_data
+from resprune.data import Batches, is_small, open_data
 from resprune.errors import UsageError
 from resprune.trajectory import OnBatch
 
@@ -17,6 +19,9 @@ Progress = Callable[[str, int], AbstractContextManager[OnBatch]]
 """Opened with a description and the number of images; its value is told of every batch done."""
 Data = str | Path | Batches
 """A data spec, or batches that were opened before."""
+
+SMALL_IMAGES, LARGE_IMAGES = 512, 128
+"""How many images at most the order of removals is found on; a large one has many pixels."""
 
 
 def silent(description: str, images: int) -> AbstractContextManager[OnBatch]:
@@ -43,3 +48,14 @@ def batches_for(chain: ResidualChain, data: Data | None, **options: Any) -> Batc
     return (
         found if isinstance(found, Batches) else open_data(found, chain.preprocessing, chain.classes, **options)
     )
+
+
+def calibration_images(batches: Batches) -> list[Tensor]:
+    """Return the first batches (n, c, h, w): images that blocks are chosen on, labels left aside."""
+    enough = SMALL_IMAGES if is_small(batches.preprocessing) else LARGE_IMAGES
+    seen: list[Tensor] = []
+    for images, _ in batches:
+        seen.append(images)
+        if sum(map(len, seen)) >= enough:
+            break
+    return seen

@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from resprune.chain import ResidualChain
 from resprune.compensation import affordable_images, can_compensate, compensate
 from resprune.data import Batches
+from resprune.divergence import divergence
 from resprune.errors import DataError
+from resprune.memory import pass_over
 from resprune.reading import Progress
 from resprune.records import PrunePlan, Recovery
 from resprune.trajectory import Batch, OnBatch
@@ -60,8 +61,16 @@ def recover(
     if not plan.removed or samples < 3:
         return []
     held_out, calibration = images.divide(held, seed)
-    with progress("compare", held) as on_batch:
-        least = divergence(chain, pruned, held_out, on_batch=on_batch)
+
+    def lost(network: ResidualChain) -> float:
+        return pass_over(
+            held_out,
+            lambda batches, on_batch: divergence(chain, network, batches, on_batch=on_batch),
+            progress,
+            "compare",
+        )
+
+    least = lost(pruned)
     steps: list[tuple[ResidualChain, Recovery]] = []
     if least <= NOTHING_LOST:
         return steps
@@ -69,45 +78,31 @@ def recover(
 
     def judge(kind: str, seen: int, changed: ResidualChain) -> None:
         nonlocal best, least
-        with progress("compare", held) as on_batch:
-            after = divergence(chain, changed, held_out, on_batch=on_batch)
+        after = lost(changed)
         kept = after < least  # and not NaN
-        record = Recovery(kind, images.summary.split, seen, held, least, after, kept)
+        record = Recovery(kind, images.summary.split, seen, held, least, after, kept, len(plan.removed))
         best, least = (changed, after) if kept else (best, least)
         steps.append((best, record))
 
     if norms_behind(pruned, plan.removed[0]):
-        with progress("re-estimate", samples - held) as on_batch:
-            again = re_estimate(pruned, calibration, on_batch, first=plan.removed[0])
+        again = pass_over(
+            calibration,
+            lambda batches, on_batch: re_estimate(pruned, batches, on_batch, first=plan.removed[0]),
+            progress,
+            "re-estimate",
+        )
         judge(STATISTICS, samples - held, again)
     seen = min(samples - held, affordable_images(chain))
     if can_compensate(chain, pruned, plan):
-        with progress("compensate", seen) as on_batch:
-            fitted = compensate(chain, pruned, plan, calibration, seed=seed, on_batch=on_batch)
+        fitted = pass_over(
+            calibration,
+            lambda batches, on_batch: compensate(chain, pruned, plan, batches, seed=seed, on_batch=on_batch),
+            progress,
+            "compensate",
+            seen,
+        )
         judge(COMPENSATION, seen, fitted)
     return steps
-
-
-@torch.inference_mode()
-def divergence(
-    chain: ResidualChain, other: ResidualChain, batches: Iterable[Batch], *, on_batch: OnBatch | None = None
-) -> float:
-    """Return the mean over images of ``KL(softmax(yhat) || softmax(yhat'))`` in nats, yhat the chain's logits.
-
-    Raises:
-        DataError: where there are no images.
-    """
-    total, samples = 0.0, 0
-    for images, _ in batches:
-        images = images.to(chain.device, memory_format=torch.channels_last)
-        target, own = (F.log_softmax(network(images).double(), dim=1) for network in (chain, other))
-        total += float(F.kl_div(own, target, reduction="sum", log_target=True))
-        samples += len(images)
-        if on_batch is not None:
-            on_batch(len(images))
-    if not samples:
-        raise DataError("no images to compare two networks on")
-    return total / samples
 
 
 def re_estimate(

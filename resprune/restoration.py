@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from resprune.chain import ResidualChain
 from resprune.data import CHOICE_FIRST, Batches
-from resprune.errors import UsageError
+from resprune.divergence import divergence
+from resprune.errors import DataError, UsageError
 from resprune.reading import Data, Progress, batches_for, silent, spec_for
 from resprune.records import EpochRow, PrunePlan, Recipe, Recovery
-from resprune.recovery import NOTHING_LOST, divergence, recover
+from resprune.recovery import NOTHING_LOST, recover
+from resprune.surgery import remove_blocks
 
 if TYPE_CHECKING:
     from resprune.healing import Healer
@@ -26,6 +28,19 @@ Step = tuple[ResidualChain, Recovery]
 
 
 @dataclass(frozen=True)
+class Restored:
+    """A pruned network, and what was done to bring it back.
+
+    Attributes:
+        network: The best one in the end, without all of the plan's blocks.
+        steps: What was tried, in turn; empty where nothing was removed or lost.
+    """
+
+    network: ResidualChain
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True)
 class Restoration:
     """What is done to every network that is cut from a chain: the chosen one, and those beside it.
 
@@ -35,6 +50,7 @@ class Restoration:
         healer: For training; None leaves it out.
         seed: Of what is held out.
         progress: Opened with a description and a number of images.
+        rounds: In how many parts the blocks go, the network being brought back after each.
     """
 
     chain: ResidualChain
@@ -42,6 +58,7 @@ class Restoration:
     healer: Healer | None
     seed: int
     progress: Progress
+    rounds: int = 1
 
     @classmethod
     def open(
@@ -51,6 +68,7 @@ class Restoration:
         *,
         recover: bool = True,
         heal: Recipe | None = None,
+        rounds: int = 1,
         split: str | None = None,
         samples: int = CHOICE_IMAGES,
         seed: int = 0,
@@ -63,9 +81,10 @@ class Restoration:
 
         Args:
             chain: The original.
-            data: Images; for healing a data spec of labelled ones.
+            data: Images; for healing a data spec.
             recover: Whether to re-estimate statistics and to compensate.
-            heal: Recipe of the healing; None for none.
+            heal: Recipe of the healing; None for none. Labels are read where it needs some.
+            rounds: In how many parts the blocks go.
             split: Of the images; by default validation, else train, and train for healing.
             samples: Use so many images at most for statistics and compensation, drawn by the seed.
             seed: Of the draw, and of what is held out.
@@ -77,6 +96,8 @@ class Restoration:
         Raises:
             UsageError, DataError: where there is nothing to read, or it does not fit.
         """
+        if rounds < 1:
+            raise UsageError(f"the blocks go in at least one round, got {rounds}")
         images = healer = None
         if heal is not None:
             from resprune.healing import Healer  # with the training loop and Accelerate, a second to import
@@ -91,31 +112,66 @@ class Restoration:
         if recover:
             wish = {"split": split, "samples": samples, "order": CHOICE_FIRST}
             images = batches_for(chain, data, seed=seed, batch_size=batch_size, **wish)
-        return cls(chain, images, healer, seed, progress)
+        return cls(chain, images, healer, seed, progress, rounds)
 
-    def divided(self, judge: Batches) -> tuple[Batches, Restoration]:
-        """Return images that nothing here is fitted to or trained on, and a restoration without them.
+    def divided(self, images: Batches) -> tuple[Batches, Batches, Restoration]:
+        """Return images that judge, others to choose on, and a restoration that has not seen the first.
 
         Args:
-            judge: To take them from where nothing is trained.
-        """
-        held_out = None if self.healer is None else self.healer.images.held_out
-        first, second = (held_out or judge).divide(len((held_out or judge).source) // 2, self.seed + 1)
-        return first, self if self.images is None else replace(self, images=second)
+            images: To divide where nothing is trained; else those that the training holds out are.
 
-    def steps(self, pruned: ResidualChain, plan: PrunePlan) -> list[Step]:
-        """Return what was tried, in turn; nothing where nothing was removed or lost."""
-        if not plan.removed:
-            return []
+        Raises:
+            DataError: where there are fewer than two.
+        """
+        images = (None if self.healer is None else self.healer.images.held_out) or images
+        if len(images.source) < 2:
+            raise DataError(
+                "one image is too few to choose on some and judge on others",
+                where=images.summary.spec,
+                hint="give more",
+            )
+        judge, others = images.divide(len(images.source) // 2, self.seed + 1)
+        return judge, others, self if self.images is None else replace(self, images=others)
+
+    def restore(self, pruned: ResidualChain, plan: PrunePlan) -> Restored:
+        """Bring a pruned network back; in several rounds it is cut again from what they made of the original.
+
+        The blocks go in the plan's order, else from the last to the first. The original is the measure and the
+        teacher in every round.
+        """
+        order = plan.order or plan.removed[::-1]
+        rounds = min(self.rounds, len(order))
+        if not order:
+            return Restored(pruned)
+        if rounds == 1:
+            return self._restored(pruned, plan)
+        network, gone, steps = self.chain, frozenset[int](), list[Step]()
+        for turn in range(1, rounds + 1):
+            more = frozenset(order[: turn * len(order) // rounds])
+            step = _plan_of([k for k in range(self.chain.depth) if k not in gone], more)
+            network = remove_blocks(network, step)
+            done = self._restored(network, _plan_of(range(self.chain.depth), more))
+            network, gone = done.network, more
+            steps += done.steps
+        return Restored(network, tuple(steps))
+
+    def _restored(self, pruned: ResidualChain, plan: PrunePlan) -> Restored:
         steps: list[Step] = []
         if self.images is not None:
             steps = recover(self.chain, pruned, plan, self.images, seed=self.seed, progress=self.progress)
         if self.healer is not None and self._lost(pruned):
-            steps.append(self.healer.heal(steps[-1][0] if steps else pruned))
-        return steps
+            steps.append(self.healer.heal(steps[-1][0] if steps else pruned, len(plan.removed)))
+        return Restored(steps[-1][0] if steps else pruned, tuple(steps))
 
     def _lost(self, pruned: ResidualChain) -> bool:
         """Whether there is anything to heal."""
         healer = self.healer
         held_out = None if healer is None else healer.images.held_out
         return held_out is None or divergence(self.chain, pruned, held_out) > NOTHING_LOST
+
+
+def _plan_of(blocks: Sequence[int], gone: Collection[int]) -> PrunePlan:
+    """Return the plan that removes some of a network's blocks, which were called so in the original."""
+    removed = tuple(k for k, block in enumerate(blocks) if block in gone)
+    kept = tuple(k for k, block in enumerate(blocks) if block not in gone)
+    return PrunePlan("a round", removed, kept)

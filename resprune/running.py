@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from resprune.chain import ResidualChain
 from resprune.errors import ArchitectureError, CheckpointError, ResPruneError, UsageError
-from resprune.records import Origin
+from resprune.exporting import graphs, targets
+from resprune.exporting.single import SCHEMA
+from resprune.records import Origin, Preprocessing
 
 Mode = Literal["eager", "compiled", "onnxruntime"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -32,6 +35,8 @@ class OnnxNetwork:
         batch: Images that every call takes, where the file says how many.
         shape: (c, h, w) of the input, None where the file leaves it open.
         classes: Number of logits, None likewise.
+        preprocessing: How images become its input; None where the file does not say.
+        class_names: One for each logit; None likewise.
     """
 
     origin: Origin
@@ -39,6 +44,8 @@ class OnnxNetwork:
     batch: int | None
     shape: tuple[int | None, int | None, int | None]
     classes: int | None
+    preprocessing: Preprocessing | None = None
+    class_names: tuple[str, ...] | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits (n, classes) of images (n, c, h, w), on the images' device.
@@ -129,14 +136,9 @@ def _compiled(chain: ResidualChain, images: Tensor) -> Run:
 
 
 def _exported(chain: ResidualChain, images: Tensor) -> Run:
-    _runtime()
-    try:
-        import_module("onnxscript")
-    except ImportError as error:
-        raise _missing("onnxscript") from error
-    program = torch.onnx.export(chain.network, (images.contiguous(),), dynamo=True, verbose=False)
-    assert program is not None
-    return _network(chain.origin, program.model_proto.SerializeToString())
+    targets.find("onnx")
+    model = graphs.to_onnx(graphs.trace(chain, fold=False).program, {}, optimise=False)
+    return _network(chain.origin, model.SerializeToString())
 
 
 def _network(origin: Origin, model: str | bytes) -> OnnxNetwork:
@@ -168,7 +170,34 @@ def _network(origin: Origin, model: str | bytes) -> OnnxNetwork:
             hint="export the network alone, without what follows it",
         )
     batch, channels, height, width = (_known(size) for size in inputs[0].shape)
-    return OnnxNetwork(origin, session, batch, (channels, height, width), _known(outputs[0].shape[1]))
+    classes = _known(outputs[0].shape[1])
+    recipe, names = _about(origin, session, classes)
+    return OnnxNetwork(origin, session, batch, (channels, height, width), classes, recipe, names)
+
+
+def _about(
+    origin: Origin, session: Any, classes: int | None
+) -> tuple[Preprocessing | None, tuple[str, ...] | None]:
+    """Return preprocessing and class names where `resprune export` wrote the file.
+
+    Raises:
+        CheckpointError: where they are damaged.
+    """
+    told: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    if told.get("resprune") != SCHEMA:
+        return None, None
+    try:
+        recipe = Preprocessing.from_json(json.loads(told["preprocessing"]), source="the file's metadata")
+        names = tuple(map(str, json.loads(told["class_names"]))) if "class_names" in told else None
+        if names is not None and classes not in (None, len(names)):
+            raise ValueError(f"{len(names)} class names for {classes} logits")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"its metadata are damaged ({type(error).__name__}: {error})",
+            where=origin.path,
+            hint="export the network again",
+        ) from error
+    return recipe, names
 
 
 def _known(size: object) -> int | None:
@@ -180,11 +209,9 @@ def _runtime() -> Any:
     try:
         return import_module("onnxruntime")
     except ImportError as error:
-        raise _missing("onnxruntime") from error
-
-
-def _missing(package: str) -> UsageError:
-    return UsageError(f"this needs {package}, which is not installed", hint="pip install 'resprune[onnx]'")
+        raise UsageError(
+            "this needs onnxruntime, which is not installed", hint="pip install 'resprune[onnx]'"
+        ) from error
 
 
 def _reason(error: Exception) -> str:

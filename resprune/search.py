@@ -9,9 +9,9 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from resprune.chain import Block, ResidualChain
+from resprune.divergence import kl
 from resprune.errors import ArchitectureError
 from resprune.records import PrunePlan
 from resprune.refit import Fit, Line, Moments, at, some_pixels, windows
@@ -331,6 +331,5 @@ class CompensatedSearch(Search):
 
 def _divergence(original: Tensor, logits: Tensor) -> float:
     """Return the sum over images of KL(original || logits), infinite where one is not finite."""
-    p, q = original.double().log_softmax(1), logits.double().log_softmax(1)
-    total = float(F.kl_div(q, p, reduction="sum", log_target=True))
+    total = kl(original, logits)
     return max(total, 0.0) if math.isfinite(total) else math.inf

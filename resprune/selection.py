@@ -34,15 +34,15 @@ def check_tolerance(tol: float) -> None:
 
 
 def check_wishes(budget: Budget | None = None, **wishes: object) -> None:
-    """Refuse more than one wish that names blocks, one together with a budget, and nothing at all.
+    """Refuse more than one wish that names blocks, and nothing at all; a budget may stand beside a name.
 
     Raises:
         UsageError: says what to give.
     """
     named = [name for name, wish in wishes.items() if wish is not None]
-    if len(named) + bool(budget) != 1:
+    if len(named) > 1 or not (named or budget):
         raise UsageError(
-            "give a tolerance, a depth, blocks to remove or a budget, one of them",
+            "give a tolerance, a depth or blocks to remove, one of them, or a budget",
             hint="--tol 1e-3, or --depth 9, or --remove 3,5,layer3.2, or --target-macs 0.6 --max-drop 0.5",
         )
 
@@ -69,11 +69,12 @@ def select(
 
     Raises:
         UsageError: where not exactly one wish is given, it is out of range, or it names a block that is not
-            there, or one twice, or none at all.
+            there, or one twice.
     """
     check_wishes(tol=tol, depth=depth, remove=remove)
+    rows = [] if trajectory is None else sorted(trajectory.rows, key=lambda row: row.index)
     if trajectory is not None:
-        paths = [row.path for row in trajectory.rows]
+        paths = [row.path for row in rows]
     total = len(paths) if paths is not None else blocks
     if total is None:
         raise UsageError("neither a trajectory nor a number of blocks is given")
@@ -83,7 +84,7 @@ def select(
         if trajectory is None:
             check_tolerance(tol)
             raise UsageError("a tolerance needs residual norms", hint="give --data, or use --depth")
-        return _tail(trajectory.residual_norms_relative, tol)
+        return _tail([row.residual_norm_relative for row in rows], tol)
     assert depth is not None
     if not 0 <= depth <= total:
         raise UsageError(f"depth {depth} is out of range, {_what_there_is(paths or (), total)}")
@@ -107,7 +108,8 @@ def surgical(removals: Sequence[Removal], blocks: int, rule: str) -> PrunePlan:
     removed = tuple(sorted(removal.index for removal in removals))
     kept = tuple(index for index in range(blocks) if index not in removed)
     divergence = removals[-1].divergence if removals else 0.0
-    return PrunePlan(rule, removed, kept, tuple(reasons), divergence)
+    order = tuple(removal.index for removal in removals)
+    return PrunePlan(rule, removed, kept, tuple(reasons), divergence, order=order)
 
 
 def _tail(norms: Sequence[float], tol: float) -> PrunePlan:
@@ -134,7 +136,7 @@ def _without(removed: tuple[int, ...], total: int) -> PrunePlan:
         for index in range(total)
     )
     kept = tuple(index for index in range(total) if index not in removed)
-    return PrunePlan(f"remove {', '.join(map(str, removed))}", removed, kept, reasons)
+    return PrunePlan(f"remove {', '.join(map(str, removed)) or 'nothing'}", removed, kept, reasons)
 
 
 def _resolve(remove: Sequence[int | str], paths: Sequence[str], total: int) -> tuple[int, ...]:
@@ -152,8 +154,6 @@ def _resolve(remove: Sequence[int | str], paths: Sequence[str], total: int) -> t
             also = "" if str(found[index]) == str(name) else f" ({found[index]} and {name})"
             raise UsageError(f"block {index} is named twice{also}", hint="name every block once")
         found[index] = name
-    if not found:
-        raise UsageError(f"no block to remove is named, {there}", hint="for example --remove 3,5")
     return tuple(sorted(found))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from conftest import ARCHITECTURES, randomise
+from documents import snippets
 from PIL import Image
 from studies import analysis
 from torch import nn
@@ -75,6 +76,12 @@ def _images(path: Path) -> None:
                 Image.fromarray(pixels).save(folder / f"{index}.png")
 
 
+def _configuration(path: Path) -> None:
+    """Write the configuration of docs/ci.md, with the names of this module."""
+    text = next(own.text for own in snippets("docs/ci.md") if own.language == "yaml")
+    path.write_text(text.replace("runs/", "").replace("data/", ""), encoding="utf-8")
+
+
 def _analysis(seed: int) -> Callable[[Path], object]:
     return lambda path: path.write_text(json.dumps(analysis(seed=seed)), encoding="utf-8")
 
@@ -90,6 +97,7 @@ BELONGINGS: dict[str, Callable[[Path], object]] = {
     "imagenet": _images,
     "cifar10": _images,
     "images": _images,
+    "resprune.yaml": _configuration,
     "before.json": _analysis(0),
     "after.json": _analysis(1),
 }

@@ -35,11 +35,13 @@ class Command:
     Attributes:
         document, line: Where it stands.
         text: As it would be typed.
+        status: That it ends with; another than 0 is in the comment, as ``status 1``.
     """
 
     document: str
     line: int
     text: str
+    status: int = 0
 
 
 def read(document: str) -> str:
@@ -67,7 +69,10 @@ def commands(snippet: Snippet) -> list[Command]:
             begun = begun[:-1]
             continue
         plain = re.sub(r"(^|\s)#.*", "", begun)
-        found += [Command(snippet.document, start, part.strip()) for part in plain.split("&&") if part.strip()]
+        told = re.search(r"\s#.*\bstatus (\d)", begun)
+        where = (snippet.document, start)
+        status = int(told[1]) if told else 0
+        found += [Command(*where, part.strip(), status) for part in plain.split("&&") if part.strip()]
         begun = ""
     assert not begun, f"{snippet.document}:{start}: a command that does not end"
     return found

@@ -70,7 +70,8 @@ def frontier(blocks: int = 5, *, seed: int = 0, latency: bool = True, labels: bo
     draw = random.Random(seed)
 
     def figures() -> dict[str, Any]:
-        return {"accuracy": draw.random() if labels else None, "loss": draw.random() if labels else None}
+        accuracy, loss = (draw.random(), draw.random()) if labels else (None, None)
+        return {"accuracy": accuracy, "loss": loss, "divergence": draw.random()}
 
     points = [
         {
@@ -78,7 +79,6 @@ def frontier(blocks: int = 5, *, seed: int = 0, latency: bool = True, labels: bo
             "blocks": blocks - gone,
             "macs": 1_000_000 * (2 + blocks - gone),
             "parameters": 1000 * (2 + blocks - gone),
-            "divergence": gone / 10,
             "latency_ms": {"median": 3.0 - gone / 4, "iqr": 0.125} if latency else None,
             "raw": figures(),
             "recovered": figures(),

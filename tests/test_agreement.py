@@ -42,6 +42,8 @@ def test_every_figure_by_hand(size: int) -> None:
     assert (found.first.accuracy, found.second.accuracy) == (2 / 5, 2 / 5)
     losses = -p.log()[torch.arange(5), LABELS]
     assert found.first.loss == pytest.approx(float(losses.mean()))
+    added = -q.log()[torch.arange(5), LABELS] - losses
+    assert found.loss_deviation == pytest.approx(float(added.std()))
     assert found.disagreements == (
         Disagreement(1, "", 1, 1, 2),
         Disagreement(3, "", 1, 0, 1),
@@ -59,7 +61,7 @@ def test_a_limit_cuts_the_list_and_not_the_count() -> None:
 def test_without_labels_there_is_no_right_and_wrong() -> None:
     found = likeness(first, second, given(labels=None), limit=10)
     assert found.outcomes is None
-    assert (found.first.accuracy, found.second.loss) == (None, None)
+    assert (found.first.accuracy, found.second.loss, found.loss_deviation) == (None, None, None)
     assert [own.label for own in found.disagreements] == [None] * 3
     assert found.agreement == 2 / 5
 

@@ -215,10 +215,10 @@ def test_measuring_without_data_is_wrong_use(cifar_file: Path, command: str) -> 
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        ([], "give a tolerance, a depth, blocks to remove or a budget, one of them; --tol 1e-3, or"),
-        (["--tol", 0.1, "--depth", 2], "a depth, blocks to remove or a budget, one of them"),
-        (["--tol", 0.1, "--remove", 2], "a depth, blocks to remove or a budget, one of them"),
-        (["--depth", 0, "--remove", ""], "a depth, blocks to remove or a budget, one of them"),
+        ([], "give a tolerance, a depth or blocks to remove, one of them, or a budget; --tol 1e-3, or"),
+        (["--tol", 0.1, "--depth", 2], "a depth or blocks to remove, one of them"),
+        (["--tol", 0.1, "--remove", 2], "a depth or blocks to remove, one of them"),
+        (["--depth", 0, "--remove", ""], "a depth or blocks to remove, one of them"),
         (
             ["--remove", "3,layer9.1"],
             "there is no block 'layer9.1', the network has the blocks 0..7: layer1.0, ",
@@ -226,7 +226,7 @@ def test_measuring_without_data_is_wrong_use(cifar_file: Path, command: str) -> 
         (["--remove", "3,8"], "block 8 is out of range, the network has the blocks 0..7: layer1.0, layer1.1"),
         (["--remove=-1"], "block -1 is out of range, the network has the blocks 0..7"),
         (["--remove", "layer3.2, 7"], "block 7 is named twice (layer3.2 and 7); name every block once"),
-        (["--remove", ","], "no block to remove is named, the network has the blocks 0..7: layer1.0"),
+        (["--remove", ","], "there is no block '', the network has the blocks 0..7: layer1.0"),
         (["--remove", "3,,5"], "there is no block '', the network has the blocks 0..7"),
         (["--depth", 9], "depth 9 is out of range, the network has the blocks 0..7"),
         (["--tol", 0.1], "no data given; name images with --data"),
@@ -265,3 +265,63 @@ def test_what_the_parser_refuses_is_wrong_use(cifar_file: Path, arguments: list[
     assert result.exit_code == 2
     assert arguments[0] in result.stderr
     assert "Traceback" not in result.output
+
+
+# Images of many kinds
+
+
+def test_damaged_images_are_counted_and_named(image_folder: FolderWriter, cifar_file: Path) -> None:
+    place = image_folder()
+    for name in ("class3/0.png", "class7/1.png", "class9/0.png"):
+        (place / name).write_bytes(b"junk")
+    line = refusal(3, "evaluate", cifar_file, "--data", place)
+    assert line == (
+        f"resprune: {place}/class3/0.png: the image cannot be decoded (no known image format), nor can"
+        f" 2 more of 20: {place}/class7/1.png, {place}/class9/0.png; replace or remove them"
+    )
+    for image in place.glob("*/*.png"):
+        image.write_bytes(b"")
+    refused(DataError, r"class0/0.png: .*nor can 19 more of 20: (\S+, ){5}\.\.\.; replace", place)
+
+
+LARGE = Preprocessing(3, 32, 32, (0.5,) * 3, (0.25,) * 3, resize=36, interpolation="bilinear")
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, LARGE], ids=["small", "photographs"])
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_images_of_more_than_8_bits_are_refused(recipe: Preprocessing, kind: Any, tmp_path: Path) -> None:
+    Image.fromarray(np.full((40, 40), 999, dtype=kind)).save(tmp_path / "deep.tiff")
+    refused(
+        DataError, r"deep.tiff: its pixels have more than 8 bits .*; convert it to 8 bits", tmp_path, recipe
+    )
+
+
+def test_a_rotation_in_the_metadata_is_not_applied_as_in_torchvision(tmp_path: Path) -> None:
+    from torchvision.datasets.folder import default_loader
+
+    pixels = np.random.default_rng(0).integers(0, 256, (36, 36, 3), dtype=np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # by 90 degrees
+    Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=turned)
+    ((images, _),) = open_data(tmp_path, LARGE, 10)
+    stored = np.asarray(default_loader(str(tmp_path / "turned.jpg")))[2:34, 2:34]
+    expected = torch.from_numpy((stored / 255.0 - 0.5) / 0.25).permute(2, 0, 1).float()
+    torch.testing.assert_close(images[0], expected)
+
+
+@pytest.mark.parametrize("each", [1, 3])
+def test_one_image_and_one_class(each: int, image_folder: FolderWriter, tmp_path: Path) -> None:
+    torch.save(make_chain(ARCHITECTURES["cifar option A"]).network.state_dict(), tmp_path / "net.pt")
+    image_folder("whole", classes=1, each=each)
+    flat = tmp_path / "whole" / "class0"
+    result = run("analyze", tmp_path / "net.pt", "--data", flat, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["data"]["samples"] == each
+    pruned = run(
+        "prune", tmp_path / "net.pt", "--depth", 4, "--data", flat, "--out", tmp_path / "out", "--json"
+    )
+    assert pruned.exit_code == 0, pruned.output
+    assert len(json.loads(pruned.stdout)["recovery"]) == (1 if each == 3 else 0)
+    # One folder is one class, and the network has ten.
+    line = refusal(3, "evaluate", tmp_path / "net.pt", "--data", tmp_path / "whole")
+    assert "the labels have 1 classes, the network 10" in line

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import refusal, run
@@ -16,9 +18,9 @@ from torch import Tensor
 
 from resprune import choosing, pipeline, trajectory
 from resprune.chain import ResidualChain
+from resprune.divergence import divergence
 from resprune.errors import BudgetError, DataError, UsageError
 from resprune.records import Budget, Evaluation, Latency, Method, PrunePlan, Removal
-from resprune.recovery import divergence
 from resprune.selection import surgical
 from resprune.surgery import remove_blocks
 
@@ -38,6 +40,7 @@ def test_a_target_is_met_and_not_by_more_than_one_block(
         plan = chosen.plan
         left = getattr(pipeline.preview(chain, plan), unit)
         assert left <= target * whole
+        assert chosen.data is not None
         assert chosen.data.samples == 2 * chain.classes
         last = next(k for k in plan.removed if f"number {len(plan.removed)}:" in plan.reasons[k])
         others = [k for k in plan.removed if k != last]
@@ -226,7 +229,6 @@ def test_the_command_prunes_to_a_budget(
     assert report["plan"]["beside"][0]["method"] == "tail"
     assert report["verified"]["max_abs_difference"] <= report["verified"]["tolerance"]
     assert report["choice"]["samples"] == 40
-    assert "one of them" in refusal(2, *arguments, "--target-macs", 0.6, "--depth", 3)
     assert "cannot be reached" in refusal(1, *arguments, "--force", "--target-params", 0.0001)
     assert "no method 'best'; choose from surgical" in refusal(
         2, *arguments, "--force", "--target-macs", 0.6, "--method", "best"
@@ -235,6 +237,37 @@ def test_the_command_prunes_to_a_budget(
     assert labelled.exit_code == 0, labelled.output
     assert json.loads(labelled.stdout)["plan"]["rule"] == "surgical, at most 90 points of accuracy lost"
     assert "Tried: without block" in labelled.stderr
+
+
+@pytest.mark.parametrize("wish", [{"depth": 5}, {"remove": ["2", "6"]}])
+def test_a_budget_is_a_condition_on_blocks_that_are_named(wish: dict[str, Any]) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    plan = pipeline.select(**wish, blocks=chain.depth)
+    left = pipeline.preview(chain, plan).macs / chain.summary.macs
+    chosen = pipeline.choose_for(chain, None, Budget(macs=left + 1e-9), plan=plan)
+    assert chosen.plan == replace(plan, rule=f"{plan.rule}; at most {left:g} of the MACs")
+    assert chosen.data is None
+    with pytest.raises(BudgetError, match=re.escape(f"{left:.3g} of the MACs are left, and 0.5 may be")):
+        pipeline.choose_for(chain, None, Budget(macs=0.5, parameters=0.99), plan=plan)
+
+
+def test_the_command_takes_a_named_wish_and_a_budget_together(
+    cifar_file: Path, image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    arguments = ("prune", cifar_file, "--depth", 5, "--out", tmp_path / "out")
+    images = image_folder(each=4)
+    said = refusal(1, *arguments, "--target-macs", 0.4)
+    assert "the plan (tail, depth 5) and at most 0.4 of the MACs: not both; 0." in said
+    assert not (tmp_path / "out").exists()
+    judged = run(*arguments, "--target-macs", 0.9, "--max-drop", 100, "--data", images, "--json")
+    assert judged.exit_code == 0, judged.output
+    report = json.loads(judged.stdout)
+    assert report["plan"]["removed"] == [5, 6, 7]
+    assert report["plan"]["rule"].endswith("; at most 0.9 of the MACs, at most 100 points of accuracy lost")
+    assert "Tried: without blocks 5 to 7" in judged.stderr
+    monkeypatch.setattr(trajectory, "evaluate", Scripted(8, 2.0))
+    drop = refused(*arguments, "--force", "--max-drop", 3, "--data", images, "--no-recover")
+    assert "not both; 3 blocks must go for the first, and cost 6.00 points" in drop
 
 
 @given(st.permutations(range(8)), st.integers(0, 8))

@@ -203,7 +203,8 @@ def test_stopping_leaves_nothing_behind(
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == status, errors
-    assert "Traceback" not in errors
+    word = "interrupted" if number is signal.SIGINT else "terminated"
+    assert errors == f"resprune: {word}, nothing was written\n"
     assert not out.parent.exists() or list(out.parent.iterdir()) == []
 
 
@@ -218,3 +219,32 @@ def test_the_python_interface_gives_the_same_results(
     printed = resprune_json("analyze", cifar_file, "--data", data)
     assert printed.pop("made")["command"].startswith("resprune analyze ")
     assert results.analyze(analysis) == printed
+
+
+def test_the_same_command_gives_the_same_bytes(
+    cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """With the search for blocks, new statistics, compensation and healing."""
+    options = ("--data", image_folder(each=4), "--target-macs", "0.6", "--seed", "2", "--heal-steps", "2")
+    reports, files = [], []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        reports.append(resprune_json("prune", cifar_file, *options, "--out", "out", cwd=folder))
+        files.append({path.name: path.read_bytes() for path in (folder / "out").iterdir()})
+    assert reports[0] == reports[1]
+    assert len(reports[0]["recovery"]) == 3
+    assert reports[0]["made"]["threads"] == 1
+    assert files[0].keys() == files[1].keys()
+    assert [name for name in files[0] if files[0][name] != files[1][name]] == []
+
+
+def test_a_report_says_how_it_was_made_and_nothing_of_the_machine(cifar_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    printed = resprune_json("prune", cifar_file, "--depth=4", f"--out={out}", "--seed", "7")
+    made = printed["made"]
+    assert made["command"].startswith(f"resprune prune {cifar_file} --depth=4 --out={out} --seed 7")
+    assert (made["seed"], made["threads"], made["config"]) == (7, 1, None)
+    written = json.loads((out / "report.json").read_text())
+    assert written["made"]["command"].startswith("resprune prune resnet.pth --depth=4 --out=out --seed 7")
+    assert str(tmp_path) not in (out / "report.json").read_text()

@@ -19,6 +19,7 @@ from test_running import Session
 import resprune
 from resprune.chain import ResidualChain
 from resprune.comparing import common_device
+from resprune.data import open_data
 from resprune.errors import UsageError
 from resprune.records import Origin
 from resprune.running import OnnxNetwork
@@ -163,6 +164,27 @@ def test_an_onnx_file_gets_what_the_other_gets(image_folder: Callable[..., Path]
         assert found.likeness.first.loss == pytest.approx(resprune.evaluate(chain, folder)[0].loss)
 
 
+def test_an_onnx_file_may_say_its_own_preprocessing(image_folder: Callable[..., Path]) -> None:
+    folder, chain = image_folder(), chain_with(mean=(0.1,) * 3, std=(0.7,) * 3)
+    flat = folder / "class0"  # of which nothing says what the classes are called
+    seen: list[torch.Tensor] = []
+
+    class Exported(Session):
+        def run(self, wanted: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+            seen.append(torch.from_numpy(feed["x"]))
+            return [-chain(seen[-1]).numpy()]
+
+    names = tuple(f"kind {index}" for index in range(10))
+    recipe = replace(chain.preprocessing, mean=(0.3,) * 3)
+    told = replace(onnx_network(), session=Exported(), preprocessing=recipe, class_names=names)
+    alone = resprune.compare(told, told, flat)
+    assert (alone.likeness.agreement, alone.class_names) == (1, names)
+    beside = resprune.compare(chain, told, flat)
+    assert beside.likeness.agreement == 0
+    (images, _), *_ = open_data(flat, recipe, 10)
+    assert torch.equal(seen[-1], images)  # its own mean, not the chain's
+
+
 @pytest.mark.parametrize(
     ("first", "second", "data", "words"),
     [
@@ -203,6 +225,7 @@ def test_bench_prints_one_object(cifar_file: Path, other_file: Path) -> None:
         "batch_size",
         "input",
         "channels_last",
+        "made",
     }
     assert set(alone["latency_ms"]) == {"median", "iqr"}
     assert (alone["threads"], alone["device"], alone["batch_size"], alone["rounds"]) == (1, "cpu", 1, 2)
@@ -233,6 +256,7 @@ def test_compare_prints_one_object(
         "against",
         "outcomes",
         "disagreements",
+        "made",
     }
     assert set(found["against"]) == {"checkpoint", "accuracy", "loss"}
     assert set(found["against"]["checkpoint"]) == KEYS_CHECKPOINT

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from resprune import compensation, refit
 from resprune.chain import ResidualChain
 from resprune.compensation import affordable_images, can_compensate, compensate
+from resprune.divergence import divergence
 from resprune.errors import DataError
-from resprune.recovery import divergence
 from resprune.refit import Fit, Line, at, some_pixels, windows
 from resprune.search import CompensatedSearch, Search
 from resprune.sensitivity import order_removals

@@ -69,7 +69,8 @@ def test_healing_and_controls_from_the_command_line(
     # What is written is what the figures are of.
     again = json.loads(run("evaluate", tmp_path / "out", "--data", tmp_path / "data", "--json").stdout)
     assert again["loss"] == pytest.approx(found["after"]["loss"], rel=1e-4)
-    shown = run(*words, *healing, "--out", tmp_path / "second").stdout
+    shown = run(*words, *healing, "--heal-rounds", 2, "--out", tmp_path / "second").stdout
+    assert "3 steps, without 1 of 2 blocks, divergence from the original" in " ".join(shown.split())
     assert "Control: as many blocks removed at random, 2 seeds: accuracy" in " ".join(shown.split())
     assert "Control: the same shape trained from scratch, 2 seeds: accuracy" in " ".join(shown.split())
 
@@ -81,6 +82,7 @@ def test_healing_and_controls_from_the_command_line(
         (["--control", "best"], "no control 'best'; choose from random, scratch"),
         (["--heal", 1, "--heal-steps", 2], "--heal and --heal-steps both say how long to heal"),
         (["--heal-rate", 0.1], "--heal-rate is of a healing, and there is none; add --heal EPOCHS"),
+        (["--heal-rounds", 2], "--heal-rounds is of a healing, and there is none; add --heal EPOCHS"),
         (["--heal", 1, "--heal-rate", -1], "rate must be above 0, got -1"),
     ],
 )

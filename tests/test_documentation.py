@@ -5,7 +5,7 @@ These rules make it quick, and nothing else is changed:
 - `ADDED` has options for some commands, and no command reads more than `FEW` images.
 - What a command would write is removed first: a document shows several ways to the same folder.
 - A launcher before ``-m resprune`` is left out.
-- Latency is measured in ten rounds, and exports are not read back: `test_exporting` does that.
+- Latency is measured in ten rounds, and what is written is read back in this process, as in all tests.
 
 What cannot be run is listed in `NOT_RUN`.
 """
@@ -13,6 +13,7 @@ What cannot be run is listed in `NOT_RUN`.
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import shlex
 import shutil
@@ -24,6 +25,7 @@ import documents
 import pytest
 import torch
 import typer
+import yaml
 from belongings import BELONGINGS, hand_over
 from commands import run
 from documents import Command, Snippet
@@ -34,9 +36,7 @@ from resprune import choosing, pipeline
 from resprune.chain import ResidualChain
 from resprune.cli.app import app
 from resprune.data import Batches
-from resprune.exporting import formats
 from resprune.reading import Data, batches_for
-from resprune.records import Verification
 
 pytest.importorskip("transformers")
 pytest.importorskip("onnxruntime")
@@ -55,6 +55,7 @@ ADDED = {
     "prune": "--samples 20",
     "finetune": "--samples 20 --steps 1 --batch-size 4 --workers 0",
     "bench": "--rounds 10",
+    "--config": "--threads 1",
     "resnet50.pth": "--input-size 16",
 }
 """Words of a command -> options that make it short; of an option given twice the last counts."""
@@ -71,13 +72,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The reader's folder; few images are read, measuring is brief, and `test_exporting` reads exports back."""
+    """The reader's folder; few images are read, and measuring is brief."""
     monkeypatch.chdir(tmp_path)
     for name in ("measure", "block_prices"):
         monkeypatch.setattr(choosing, name, partial(getattr(choosing, name), rounds=10))
     monkeypatch.setattr(pipeline, "batches_for", few)
-    unchecked = Verification(0.0, "nothing", 0.0)
-    monkeypatch.setattr(formats, "read_back", lambda written, seed=0: [unchecked] * len(written))
     torch.manual_seed(0)
     return tmp_path
 
@@ -110,16 +109,26 @@ def run_command(command: Command, store: Path, place: Path) -> None:
     target = None
     if ">" in words:
         *words, _, target = words
-    written = {words[i + 1] for i, word in enumerate(words[:-1]) if word in WRITES}
+    given = dict(itertools.pairwise(words))
+    provide([given.get("--config", "")], store, place)
+    written = {name for word, name in given.items() if word in WRITES} | configured(given, place, words[1])
     for name in written:
         shutil.rmtree(place / name) if (place / name).is_dir() else (place / name).unlink(missing_ok=True)
     provide([word for word in words if word not in written], store, place)
     added = [word for name, more in ADDED.items() if name in words for word in more.split()]
     done = run(*words[1:], *added)
-    assert done.exit_code == 0, f"{command}\n{done.output}{done.exception!r}"
+    assert done.exit_code == command.status, f"{command}\n{done.output}{done.exception!r}"
     assert all((place / name).exists() for name in written), command
     if target is not None:
         (place / target).write_text(done.stdout, encoding="utf-8")
+
+
+def configured(given: dict[str, str], place: Path, command: str) -> set[str]:
+    """Return what a configuration lets a command write."""
+    if "--config" not in given:
+        return set()
+    content = yaml.safe_load((place / given["--config"]).read_text(encoding="utf-8"))
+    return {content[command]["out"]}
 
 
 def run_python(snippet: Snippet, store: Path, place: Path, space: dict[str, Any]) -> None:
@@ -136,6 +145,8 @@ def provide(words: list[str], store: Path, place: Path) -> None:
     for name in {word.rstrip("/") for word in words} & BELONGINGS.keys():
         if not (place / name).exists():
             hand_over(name, store, place)
+            if name.endswith(".yaml"):
+                provide((place / name).read_text(encoding="utf-8").split(), store, place)
 
 
 def test_the_lists_of_these_tests_hold_nothing_that_is_gone() -> None:
@@ -172,7 +183,8 @@ def test_every_option_that_a_document_names_exists(document: str) -> None:
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     options = {name: options_of(command) for name, command in group.commands.items()}
-    others = {"--help", "--version", "--rm", "--nproc-per-node"}  # the last two of docker and torchrun
+    others = {"--help", "--version", "--nproc-per-node", "--index-url"}  # the last two of torchrun and pip
+    others |= {"--rm", "--user", "--build-arg", "--gpus"}  # of docker
     known = others.union(*options.values())
     lines = documents.read(document).splitlines()
     named = {name for line in lines if "python benchmarks/" not in line for name in OPTION.findall(line)}
@@ -194,7 +206,16 @@ def test_every_public_name_is_documented_and_used() -> None:
     code = "".join(snippet.text for snippet in documents.snippets("docs/python.md"))
     for name in resprune.__all__:
         assert f"`resprune.{name}" in text, name
-    elsewhere = {"Analysis", "Choice", "Finetuned", "Preprocessing", "Pruned", "__version__", "wrap"}
+    elsewhere = {
+        "Analysis",
+        "Choice",
+        "Finetuned",
+        "Frontier",
+        "Preprocessing",
+        "Pruned",
+        "__version__",
+        "wrap",
+    }
     assert {name for name in resprune.__all__ if f"resprune.{name}" not in code} == elsewhere
 
 

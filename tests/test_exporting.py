@@ -13,6 +13,7 @@ import torch
 from commands import refusal, run
 from conftest import ARCHITECTURES, make_chain, make_images
 from PIL import Image
+from torch import nn
 
 import resprune
 from resprune import pipeline
@@ -20,16 +21,18 @@ from resprune.chain import ResidualChain
 from resprune.data import open_data
 from resprune.errors import OutputError, ResPruneError, UsageError, VerificationError
 from resprune.exporting import formats, graphs, targets
+from resprune.exporting.merging import merge_projections
 from resprune.exporting.restoring import restore
 from resprune.exporting.verifying import Written, read_back
-from resprune.records import Architecture, Verification
+from resprune.records import Architecture, ReadBack
 
 pytest.importorskip("transformers")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 STOCK = ("timm", "torchvision", "hf")
-UNCHECKED = Verification(0.0, "nothing", 0.0)
+UNCHECKED = ReadBack(0.0, 0.0, "seeded noise", 4, ("nothing",), False)
+pytestmark = pytest.mark.new_process
 
 
 def hf_version_1() -> Architecture:
@@ -73,7 +76,7 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> list[Written]:
     """Put off reading back, so that one process reads many; returns what waits for it."""
     waiting: list[Written] = []
 
-    def note(written: Sequence[Written], seed: int = 0) -> list[Verification]:
+    def note(written: Sequence[Written], seed: int = 0) -> list[ReadBack]:
         waiting.extend(written)
         return [UNCHECKED] * len(written)
 
@@ -113,10 +116,10 @@ def test_stock_classes_compute_the_same_bits(unchecked: list[Written], tmp_path:
 def test_graphs_compute_the_same(
     unchecked: list[Written], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    traced: dict[tuple[int, bool], tuple[Any, int]] = {}
+    traced: dict[tuple[int, bool], graphs.Traced] = {}
     real = graphs.trace
 
-    def once(chain: ResidualChain, fold: bool) -> tuple[Any, int]:
+    def once(chain: ResidualChain, fold: bool) -> graphs.Traced:
         if (id(chain), fold) not in traced:
             traced[id(chain), fold] = real(chain, fold)
         return traced[id(chain), fold]
@@ -124,6 +127,7 @@ def test_graphs_compute_the_same(
     monkeypatch.setattr(graphs, "trace", once)
     chains = {name: make_chain(ARCHITECTURES[name]) for name in GRAPHS}
     chains["a projection only"] = without_stage("cifar option B")
+    chains["merged projections"] = without_two_stages("preact standard")
     outputs = {name: chain(make_images(chain, 2)) for name, chain in chains.items()}
     for index, (name, chain) in enumerate(chains.items()):
         if name in ONNX:
@@ -132,7 +136,8 @@ def test_graphs_compute_the_same(
         if ONNX.get(name):
             write(unchecked, chain, tmp_path / f"{index}-folded", "torch-export", fold_bn=True)
     for written, verified in zip(unchecked, read_back(unchecked), strict=True):
-        exact = written.format == "torch-export" and "folded" not in written.path.name
+        changed = "folded" in written.path.name or written.source is chains["merged projections"]
+        exact = written.format == "torch-export" and not changed
         assert written.relative == (0 if exact else 1e-5)
         assert (verified.max_abs_difference == 0) == exact
         content = written.path.read_bytes()
@@ -145,13 +150,71 @@ def test_graphs_compute_the_same(
 def test_norms_are_folded_where_a_convolution_stands_before_them() -> None:
     post = make_chain(ARCHITECTURES["cifar option A"])
     norms = [module for module in post.network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    program, folded = graphs.trace(post, fold=True)
-    assert folded == len(norms)
-    assert not [node for node in program.graph.nodes if "batch_norm" in str(node.target)]
+    traced = graphs.trace(post, fold=True)
+    assert traced.folded == len(norms)
+    assert not [node for node in traced.program.graph.nodes if "batch_norm" in str(node.target)]
     pre = make_chain(ARCHITECTURES["preact homogeneous"])
     # The second norm of a block stands behind its first convolution; the first reads a sum.
-    assert graphs.trace(pre, fold=True)[1] == pre.depth
-    assert graphs.trace(pre, fold=False)[1] == 0
+    assert graphs.trace(pre, fold=True).folded == pre.depth
+    assert graphs.trace(pre, fold=False).folded == 0
+
+
+def without_two_stages(name: str) -> ResidualChain:
+    """Return a network of which the last two stages keep only their skip steps."""
+    chain = make_chain(ARCHITECTURES[name])
+    stages = len(chain.architecture.stages)
+    last = [block.index for block in chain.blocks if block.stage >= stages - 2]
+    plan = pipeline.select(remove=last, paths=[block.path for block in chain.blocks])
+    return pipeline.prune(chain, plan).chain
+
+
+@pytest.mark.parametrize("name", ["preact standard", "preact stem norm"])
+def test_consecutive_projections_of_pre_activation_networks_are_merged(name: str) -> None:
+    chain = without_two_stages(name)
+    images = make_images(chain, 3)
+    for fold in (False, True):
+        traced = graphs.trace(chain, fold)
+        assert traced.merged == 1
+        kernels = [tensor for tensor in traced.program.state_dict.values() if tensor.shape[2:] == (1, 1)]
+        widths = chain.architecture.options["widths"]
+        assert [tuple(own.shape[:2]) for own in kernels] == [(widths[2], widths[0])]  # and no dead weights
+        got = traced.program.module()(images)
+        torch.testing.assert_close(got, chain(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cifar preact", "cifar option B", "timm pre-activation"])
+def test_projections_with_something_between_them_are_left(name: str) -> None:
+    chain = without_two_stages(name)
+    traced = graphs.trace(chain, fold=False)
+    assert traced.merged == 0
+    assert torch.equal(traced.program.module()(make_images(chain, 2)), chain(make_images(chain, 2)))
+
+
+def convolutions(*layers: nn.Conv2d) -> tuple[nn.Sequential, torch.fx.GraphModule]:
+    network, example = nn.Sequential(*layers).eval().requires_grad_(False), torch.randn(1, 8, 9, 9)
+    module = torch.export.export(network, (example,)).module()
+    assert isinstance(module, torch.fx.GraphModule)
+    return network, module
+
+
+def test_projections_are_merged_with_biases_and_strides_and_only_where_that_saves() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(1, 8, 9, 9)
+    three = [nn.Conv2d(8, 8, 1, 2), nn.Conv2d(8, 8, 1, bias=False), nn.Conv2d(8, 4, 1, (2, 1))]
+    network, module = convolutions(*three)
+    assert merge_projections(module) == 2
+    assert len(list(module.parameters())) == 2
+    torch.testing.assert_close(module(images), network(images))
+    left = {
+        "narrow": [nn.Conv2d(8, 1, 1), nn.Conv2d(1, 8, 1)],
+        "padded": [nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1, padding=1)],
+        "grouped": [nn.Conv2d(8, 8, 1, groups=2), nn.Conv2d(8, 8, 1)],
+        "3x3": [nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 1)],
+    }
+    for name, layers in left.items():
+        network, module = convolutions(*layers)
+        assert merge_projections(module) == 0, name
+        assert torch.equal(module(images), network(images))
 
 
 @pytest.mark.parametrize("name", ["torchvision basic", "cifar option A", "preact standard", "timm fixed depth"])
@@ -239,7 +302,7 @@ def test_metadata_say_what_the_network_is(unchecked: list[Written], tmp_path: Pa
 def test_what_fails_its_check_leaves_nothing(
     name: str, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(written: Sequence[Written], seed: int = 0) -> list[Verification]:
+    def fail(written: Sequence[Written], seed: int = 0) -> list[ReadBack]:
         assert written[0].path.exists()
         raise VerificationError("the logits differ")
 

@@ -20,10 +20,12 @@ from conftest import ARCHITECTURES, make_chain, make_images
 from training import RECIPE, TINY, coloured, same_tensors, tiny_chain
 
 import resprune
+from resprune import finetuning
 from resprune.cli.app import app
-from resprune.errors import OutputError, TrainingError, UsageError
+from resprune.errors import OutputError, TrainingError, UsageError, VerificationError
 from resprune.exits import SkipChainExits
 from resprune.exporting import folder as output
+from resprune.exporting import verifying
 from resprune.finetuning import finetune
 from resprune.records import Preprocessing, Recipe
 
@@ -57,7 +59,10 @@ def test_the_folder_is_a_checkpoint_with_the_exits_of_training(
     assert [line["epoch"] for line in lines] == [0, 1, 2]
     assert all(line.keys() == lines[0].keys() for line in lines)
     files = ["README.md", "config.json", "exits.safetensors", "last.pt", "metrics.jsonl", "model.safetensors"]
-    assert printed["output"] == {"folder": str(out), "files": files}
+    assert printed["output"] == {"folder": str(out), "files": [*files, "report.json"]}
+    report = json.loads((out / "report.json").read_text())
+    assert report["read_back"] == printed["read_back"]
+    assert (report["read_back"]["max_abs_difference"], report["read_back"]["inputs"]) == (0, "images")
     assert printed["final"] == lines[-1]["final"]
     assert str(tmp_path) not in (out / "metrics.jsonl").read_text() + (out / "config.json").read_text()
     # What the last line says of the best epoch is what another command measures on the same images.
@@ -322,3 +327,27 @@ def test_folders_that_are_not_this_runs_are_refused(images: Path, tmp_path: Path
     begun = finetune(chain, images, out=tmp_path / "new", recipe=SHORT, resume=True, device="cpu")
     assert begun.outcome.best.epoch > 0
     assert TINY.name == begun.outcome.result.architecture.name
+
+
+def test_a_network_that_is_read_back_otherwise_is_withdrawn(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain, out = tiny_chain(), tmp_path / "run"
+
+    def fail(*arguments: object) -> None:
+        raise VerificationError("the logits differ")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verifying, "read_folder", fail)
+        with pytest.raises(VerificationError, match=r"no network is left there, but last\.pt"):
+            finetune(chain, images, out=out, recipe=SHORT, device="cpu")
+        left = ["last.pt", "metrics.jsonl"]
+        assert sorted(path.name for path in out.iterdir()) == left
+        patch.setattr(finetuning, "LONG_EPOCH", 0.0)  # then the first network is not even put there
+        with pytest.raises(VerificationError, match="the logits differ"):
+            finetune(chain, images, out=tmp_path / "long", recipe=SHORT, device="cpu")
+        assert sorted(path.name for path in (tmp_path / "long").iterdir()) == left
+    resumed = finetune(chain, images, out=out, recipe=SHORT, resume=True, device="cpu")
+    assert resumed.read_back is not None
+    assert resumed.read_back.max_abs_difference == 0
+    assert same_tensors(resprune.load(out, device="cpu"), resumed.chain)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,81 +15,75 @@ from test_exits import with_own
 
 from resprune import pipeline
 from resprune.chain import ResidualChain
-from resprune.errors import OutputError
+from resprune.errors import OutputError, VerificationError
 from resprune.exits import SkipChainExits
+from resprune.exporting import folder
 from resprune.exporting.folder import whole_or_nothing, write_text
+from resprune.exporting.verifying import Written, folder_readings, read_back
+from resprune.records import Architecture
 from resprune.selection import select
 
-READ_BACK = """
-import sys, torch, resprune
-torch.set_num_threads(1)
-network = resprune.load(sys.argv[1]).network
-torch.save(network(torch.load(sys.argv[2])), sys.argv[3])
-"""
-READ_BACK_TIMM = """
-import sys, torch
-sys.modules["resprune"] = None  # must not be needed
-import timm
-torch.set_num_threads(1)
-network = timm.create_model("local-dir:" + sys.argv[1], pretrained=True).eval()
-with torch.inference_mode():
-    torch.save(network(torch.load(sys.argv[2])), sys.argv[3])
-"""
+
+def timm_s(arch: str, channels: int = 3) -> Architecture:
+    options = {"arch": arch, "in_channels": channels, "classes": 7}
+    return Architecture("timm", arch, ("b", "bb", "b", "b"), options)
+
+
+def with_channels(name: str, channels: int) -> Architecture:
+    architecture = ARCHITECTURES[name]
+    return replace(architecture, options={**architecture.options, "in_channels": channels})
+
+
+MATRIX = ARCHITECTURES | {
+    "torchvision basic, grey": with_channels("torchvision basic", 1),
+    "torchvision basic, 4 channels": with_channels("torchvision basic", 4),
+    "timm squeeze and excitation": timm_s("legacy_seresnet18"),
+    "timm selective kernels": timm_s("skresnet18", channels=1),
+    "timm res2net": timm_s("res2net50_14w_8s"),
+    "timm resnest": timm_s("resnest14d"),
+}
+"""Every family, and what stock classes there are."""
+TIMM = ("torchvision basic", "torchvision bottleneck", "torchvision resnext", "timm deep stem")
+TIMM += ("timm pre-activation", *(name for name in MATRIX if name not in ARCHITECTURES))
+TORCHVISION = (*TIMM[:3], "torchvision regnet x", "torchvision regnet y")
+"""What loads them without the last block of a stage that has several."""
 
 
 def prune(chain: ResidualChain, depth: int) -> pipeline.Pruned:
     return pipeline.prune(chain, select(depth=depth, blocks=chain.depth))
 
 
-def run(script: str, folder: Path, images: torch.Tensor) -> torch.Tensor:
-    inputs, outputs = folder.parent / "inputs.pt", folder.parent / "outputs.pt"
-    torch.save(images, inputs)
-    command = [sys.executable, "-c", script, str(folder), str(inputs), str(outputs)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return torch.load(outputs)
+def without_one(chain: ResidualChain) -> pipeline.Pruned:
+    """Remove the last block of the first stage that has several."""
+    stage = next(index for index, letters in enumerate(chain.architecture.stages) if len(letters) > 1)
+    last = max(block.index for block in chain.blocks if block.stage == stage)
+    return pipeline.prune(chain, select(remove=[last], paths=[block.path for block in chain.blocks]))
 
 
 @torch.inference_mode()
 def test_every_depth_comes_back_bit_by_bit(chain: ResidualChain, images: torch.Tensor, tmp_path: Path) -> None:
     for depth in range(chain.depth + 1):
         pruned = prune(chain, depth)
-        pipeline.save(pruned, tmp_path / f"m{depth}")
+        pipeline.save(pruned, tmp_path / f"m{depth}", read_back=False)
         back = pipeline.load(tmp_path / f"m{depth}", device="cpu")
         assert torch.equal(back.network(images), pruned.chain.network(images))
         assert back.architecture == pruned.chain.architecture
         assert back.preprocessing.mean == chain.preprocessing.mean
 
 
-@torch.inference_mode()
-def test_a_new_process_reads_the_same_network(tmp_path: Path) -> None:
-    chain = make_chain(ARCHITECTURES["cifar option A"])
-    pruned, images = prune(chain, 4), make_images(chain, 3)
-    pipeline.save(pruned, tmp_path / "out")
-    assert torch.equal(run(READ_BACK, tmp_path / "out", images), pruned.chain.network(images))
-
-
-@pytest.mark.parametrize(
-    ("name", "channels"),
-    [
-        ("torchvision basic", 3),
-        ("torchvision basic", 1),
-        ("torchvision basic", 4),
-        ("torchvision bottleneck", 3),
-        ("torchvision resnext", 3),
-    ],
-)
-@torch.inference_mode()
-def test_plain_timm_reads_the_same_network(name: str, channels: int, tmp_path: Path) -> None:
-    architecture = ARCHITECTURES[name]
-    chain = make_chain(replace(architecture, options={**architecture.options, "in_channels": channels}))
-    depth = chain.depth if name == "torchvision resnext" else chain.depth - 1
-    if name == "torchvision bottleneck":
-        depth = chain.depth  # its last stage has one block
-    pruned, images = prune(chain, depth), make_images(chain, 3)
-    assert pruned.outcome.loads_in_timm
-    pipeline.save(pruned, tmp_path / "out")
-    assert torch.equal(run(READ_BACK_TIMM, tmp_path / "out", images), pruned.chain.network(images))
+@pytest.mark.new_process
+def test_every_family_is_read_bit_by_bit_where_resprune_cannot_be_imported(tmp_path: Path) -> None:
+    written: list[Written] = []
+    for name, architecture in MATRIX.items():
+        pruned, out = without_one(make_chain(architecture)), tmp_path / name
+        assert pipeline.save(pruned, out, read_back=False).read_back is None
+        readings = folder_readings(pruned.chain, out, None)
+        libraries = {"safetensors": True, "timm": name in TIMM, "torchvision": name in TORCHVISION}
+        assert [one.format for one in readings] == [library for library, can in libraries.items() if can]
+        written += readings
+    found = read_back(written)
+    assert {one.max_abs_difference for one in found} == {0.0}
+    assert all(one.new_process for one in found)
 
 
 def test_a_stage_of_which_the_projection_is_left_is_no_stock_class(tmp_path: Path) -> None:
@@ -117,8 +110,8 @@ def test_exit_statistics_come_back(tmp_path: Path) -> None:
 
 def test_the_folder_says_what_was_done(tmp_path: Path) -> None:
     pruned = prune(make_chain(ARCHITECTURES["cifar option A"]), 7)
-    files = pipeline.save(pruned, tmp_path / "out")
-    assert files == ["README.md", "config.json", "model.safetensors", "report.json"]
+    files = pipeline.save(pruned, tmp_path / "out").files
+    assert list(files) == ["README.md", "config.json", "model.safetensors", "report.json"]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["plan"] == {
         "rule": "tail, depth 7",
@@ -198,3 +191,33 @@ def test_a_text_file_replaces_whole(tmp_path: Path) -> None:
     assert [path.read_text() for path in tmp_path.iterdir()] == ["two"]
     with pytest.raises(OutputError, match="cannot be written"):
         write_text(tmp_path / "nowhere" / "a.csv", "three")
+
+
+def test_what_is_read_back_as_another_network_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pruned, other = (prune(make_chain(ARCHITECTURES["cifar option A"], seed), 5) for seed in (0, 1))
+    pipeline.save(pruned, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    real = folder.write_network
+    monkeypatch.setattr(folder, "write_network", lambda chain, *others: real(other.chain, *others))
+    for name, force in (("new", False), ("out", True)):
+        with pytest.raises(VerificationError, match="differ from the source network on 4 seeded images, read"):
+            pipeline.save(pruned, tmp_path / name, force=force)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_real_images_are_read_back_where_there_are_some(
+    tmp_path: Path, image_folder: Callable[..., Path]
+) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option B"])
+    images = image_folder(each=1)
+    for data, seen in ((images, 4), (images / "class0", 1)):
+        pruned = pipeline.prune(chain, select(depth=5, blocks=chain.depth), data, recover=False)
+        found = pipeline.save(pruned, tmp_path / f"out{seen}").read_back
+        assert found is not None
+        assert (found.inputs, found.samples, found.max_abs_difference) == ("images", seen, 0)
+        report = json.loads((tmp_path / f"out{seen}" / "report.json").read_text())
+        assert report["read_back"]["samples"] == seen
+        assert report["read_back"]["readers"] == list(found.readers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -13,9 +14,13 @@ from conftest import ARCHITECTURES, make_chain, make_images
 from test_surgery import removing
 
 from resprune.chain import ResidualChain
-from resprune.errors import UsageError
+from resprune.controls import check_labels
+from resprune.data import Batches
+from resprune.divergence import divergence
+from resprune.errors import DataError, UsageError
 from resprune.healing import HEALING, Healer
 from resprune.records import RECIPES, Recipe
+from resprune.restoration import Restoration
 from resprune.stage_cost import feature_loss
 from resprune.surgery import remove_blocks
 
@@ -63,7 +68,7 @@ def test_a_pruned_network_comes_closer_to_the_original(image_folder: Callable[..
     chain = make_chain(ARCHITECTURES["cifar option A"])
     pruned = remove_blocks(chain, removing(chain, 1, 4))
     before = {name: tensor.clone() for name, tensor in pruned.network.state_dict().items()}
-    healed, record = healer(chain, image_folder(each=10), rate=0.002).heal(pruned)
+    healed, record = healer(chain, image_folder(each=10), rate=0.002).heal(pruned, 2)
     assert (record.kind, record.kept, record.images, record.held_out) == (HEALING, True, 80, 20)
     assert record.after < record.before
     assert healed.architecture == pruned.architecture
@@ -75,7 +80,7 @@ def test_a_healing_that_does_harm_is_not_kept(image_folder: Callable[..., Path])
     chain = make_chain(ARCHITECTURES["cifar option A"])
     pruned = remove_blocks(chain, removing(chain, 1))
     own = healer(chain, image_folder(each=10), teacher_weight=0.0, feature_weight=0.0, rate=0.5)
-    healed, record = own.heal(pruned)
+    healed, record = own.heal(pruned, 1)
     assert not record.kept
     assert healed is pruned
 
@@ -93,10 +98,74 @@ def test_from_scratch_nothing_of_the_weights_is_left(image_folder: Callable[...,
     assert first.architecture == pruned.architecture
 
 
+def restoration(chain: ResidualChain, images: Path, rounds: int, **changes: object) -> Restoration:
+    recipe = replace(RECIPES["heal"], batch_size=16, steps=6, hold_out=0.2, rate=0.002, **changes)
+    return Restoration.open(chain, images, heal=recipe, rounds=rounds, device="cpu", batch_size=16)
+
+
+def test_in_rounds_the_blocks_go_in_the_plans_order(image_folder: Callable[..., Path]) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    plan = replace(removing(chain, 1, 4, 6), order=(4, 1, 6))
+    cut = remove_blocks(chain, plan)
+    own = restoration(chain, image_folder(each=10), 2)
+    done = own.restore(cut, plan)
+    assert done.network.architecture == cut.architecture
+    assert [tried.removed for _, tried in done.steps] == [1, 1, 1, 3, 3, 3]
+    assert [tried.kind for _, tried in done.steps[:3]] == [tried.kind for _, tried in done.steps[3:]]
+    # The first round is what pruning its blocks alone gives, and the second is cut from its network.
+    first = remove_blocks(chain, removing(chain, 4))
+    alone = replace(own, rounds=1).restore(first, removing(chain, 4)).network
+    after_first = done.steps[2][0]
+    images = make_images(chain, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(alone(images), after_first(images))
+    again = remove_blocks(after_first, removing(after_first, 1, 5))  # 1 and 6 where 4 is gone
+    assert done.steps[3][1].before == pytest.approx(divergence(chain, again, _held_out(own)), rel=1e-3)
+
+
+def _held_out(own: Restoration) -> Batches:
+    assert own.images is not None
+    return own.images.divide(max(round(len(own.images.source) / 10), 16), own.seed)[0]
+
+
+def test_more_rounds_than_blocks_are_one_a_block(image_folder: Callable[..., Path]) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    own = restoration(chain, image_folder(each=4), 5)
+    plan = removing(chain, 2, 6)
+    done = own.restore(remove_blocks(chain, plan), plan)
+    assert sorted({tried.removed for _, tried in done.steps}) == [1, 2]
+    nothing = removing(chain)
+    assert own.restore(chain, nothing).steps == ()
+    with pytest.raises(UsageError, match="at least one round, got 0"):
+        restoration(chain, image_folder("others"), 0)
+
+
+def test_images_without_labels_heal_as_labelled_ones_do(image_folder: Callable[..., Path]) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    pruned = remove_blocks(chain, removing(chain, 1, 4))
+    tree = image_folder(each=10)
+    flat = tree.parent / "flat"
+    flat.mkdir()
+    for index, file in enumerate(sorted(tree.rglob("*.png"))):
+        shutil.copy(file, flat / f"{index:03}.png")  # in the order of the classes
+    labelled, unlabelled = (healer(chain, place, rate=0.002) for place in (tree, flat))
+    assert labelled.images.labelled
+    assert not unlabelled.images.labelled
+    # The labels choose the epoch, and there is one.
+    (one, first), (other, second) = (own.heal(pruned, 2) for own in (labelled, unlabelled))
+    assert (first.before, first.after) == (second.before, second.after)
+    for name, tensor in one.network.state_dict().items():
+        assert torch.equal(tensor, other.network.state_dict()[name])
+    with pytest.raises(DataError, match="there are no labels to train with"):
+        healer(chain, flat, teacher_weight=0.9)
+    with pytest.raises(DataError, match="no labels for the control from scratch"):
+        check_labels(["scratch"], Restoration(chain, None, unlabelled, 0, quiet))
+
+
 def test_a_network_without_blocks_can_be_healed(image_folder: Callable[..., Path]) -> None:
     chain = make_chain(ARCHITECTURES["cifar option A"])
     cut = remove_blocks(chain, removing(chain, *range(chain.depth)))
     assert cut.depth == 0
-    healed, tried = healer(chain, image_folder(each=4)).heal(cut)
+    healed, tried = healer(chain, image_folder(each=4)).heal(cut, chain.depth)
     assert tried.kind == HEALING
     assert healed.depth == 0

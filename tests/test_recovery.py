@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from commands import refusal, run
 from rich.console import Console
 
@@ -30,7 +31,23 @@ def test_any_blocks_go_by_index_or_name_without_data(cifar_file: Path, tmp_path:
     assert found["stages"] == [2, 0, 3]
 
 
-KEYS_RECOVERY = {"kind", "split", "images", "held_out", "divergence", "kept", "figures", "recipe"}
+@pytest.mark.parametrize("nothing", [("--remove", ""), ("--depth", 8)])
+def test_removing_nothing_is_bit_equal(
+    cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path, nothing: tuple[object, ...]
+) -> None:
+    words = ("--data", image_folder(), "--out", tmp_path / "out", "--json")
+    report = pruned_json(cifar_file, *nothing, *words)
+    assert report["plan"]["removed"] == []
+    assert report["recovery"] == []
+    assert report["verified"]["max_abs_difference"] == 0
+    assert report["after"] == report["before"]
+    before, after = (pipeline.load(place) for place in (cifar_file, tmp_path / "out"))
+    state = after.network.state_dict()
+    assert state.keys() == before.network.state_dict().keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in before.network.state_dict().items())
+
+
+KEYS_RECOVERY = {"kind", "split", "images", "held_out", "divergence", "kept", "removed", "figures", "recipe"}
 
 
 def pruned_json(*words: object) -> dict[str, Any]:

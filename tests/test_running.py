@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from conftest import ARCHITECTURES, make_chain, make_images
 import resprune
 from resprune.comparing import open_network
 from resprune.errors import ArchitectureError, CheckpointError, ResPruneError, UsageError
+from resprune.records import Preprocessing
 from resprune.running import OnnxNetwork, is_onnx, open_onnx, ready
 
 
@@ -30,6 +32,10 @@ class Session:
     kind: str = "tensor(float)"
     fail: bool = False
     calls: list[int] = field(default_factory=list)
+    about: dict[str, str] = field(default_factory=dict)
+
+    def get_modelmeta(self) -> Any:
+        return SimpleNamespace(custom_metadata_map=self.about)
 
     def get_inputs(self) -> list[Any]:
         return [SimpleNamespace(name="x", shape=[self.batch, *self.sizes], type=self.kind)]
@@ -114,6 +120,44 @@ def test_files_that_are_no_classifiers_are_refused(
         open_onnx(onnx_file)
     assert caught.value.where == str(onnx_file)
     assert caught.value.hint
+
+
+ABOUT = {"resprune": "resprune/export/1", "class_names": '["a", "b", "c"]'}
+SIZE = {"channels": 3, "height": 32, "width": 32, "mean": [0.5] * 3, "std": [0.2] * 3}
+
+
+def test_what_an_export_says_of_itself_is_read(install: Install, onnx_file: Path) -> None:
+    recipe = Preprocessing(3, 32, 32, (0.5,) * 3, (0.2,) * 3, source="test")
+    install(Session(about=ABOUT | {"preprocessing": json.dumps(recipe.to_json())}))
+    network = open_onnx(onnx_file)
+    assert network.preprocessing is not None
+    assert network.preprocessing.to_json() == recipe.to_json()
+    assert network.class_names == ("a", "b", "c")
+    install(Session(about={"preprocessing": "of another program"}))
+    assert open_onnx(onnx_file).preprocessing is None
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {},
+        {"preprocessing": "{"},
+        {"preprocessing": "[]"},
+        {"preprocessing": json.dumps(SIZE | {"std": [0, 0, 0]})},
+    ],
+)
+def test_damaged_metadata_are_refused(install: Install, onnx_file: Path, about: dict[str, str]) -> None:
+    install(Session(about=ABOUT | about))
+    with pytest.raises(CheckpointError, match="metadata are damaged") as caught:
+        open_onnx(onnx_file)
+    assert caught.value.hint == "export the network again"
+
+
+def test_more_names_than_logits_are_refused(install: Install, onnx_file: Path) -> None:
+    recipe = Preprocessing(3, 32, 32, (0.5,) * 3, (0.2,) * 3, source="test")
+    install(Session(about=ABOUT | {"preprocessing": json.dumps(recipe.to_json()), "class_names": '["a"]'}))
+    with pytest.raises(CheckpointError, match="1 class names for 3 logits"):
+        open_onnx(onnx_file)
 
 
 def test_a_failing_run_says_which_file(install: Install, onnx_file: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,7 +53,6 @@ def test_depth_keeps_the_first_blocks(blocks: int, data: st.DataObject) -> None:
         {"tol": 1e-3, "depth": 1},
         {"tol": 1e-3, "remove": [1]},
         {"depth": 1, "remove": [1]},
-        {"remove": []},
         {"remove": [3]},
         {"remove": [-1]},
         {"remove": ["-1"]},
@@ -113,6 +114,15 @@ def test_an_error_names_what_there_is_but_not_a_thousand_blocks() -> None:
         select(remove=["x"], paths=PATHS)
     with pytest.raises(UsageError, match=r"the blocks 0..999: .*, b38, \.\.\., b999$"):
         select(remove=[1000], paths=[f"b{k}" for k in range(1000)])
+
+
+@given(NORMS, TOLERANCE, st.data())
+def test_the_order_of_the_rows_does_not_matter(norms: list[float], tol: float, data: st.DataObject) -> None:
+    rows = trajectory(norms).rows
+    shuffled = replace(trajectory(norms), rows=tuple(data.draw(st.permutations(rows))))
+    assert select(shuffled, tol=tol) == select(trajectory(norms), tol=tol)
+    names = [row.path for row in rows[::2]]
+    assert select(shuffled, remove=names) == select(trajectory(norms), remove=names)
 
 
 @given(NORMS, TOLERANCE)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from resprune import recovery
 from resprune.chain import ResidualChain
+from resprune.divergence import divergence
 from resprune.errors import DataError
-from resprune.recovery import divergence, norms_behind, re_estimate
+from resprune.recovery import norms_behind, re_estimate
 from resprune.surgery import remove_blocks
 from resprune.trajectory import Batch
 

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from resprune.cli import options, reporting, shell
+from resprune.cli.checking import check
+from resprune.cli.common import Application, Commands
 from resprune.cli.comparing import bench, compare
 from resprune.cli.exporting import export
 from resprune.cli.opening import Open, opens_a_checkpoint
@@ -18,8 +20,9 @@ from resprune.cli.training import finetune
 
 Opened = Callable[[], Open]
 
-app = typer.Typer(
+app = Application(
     name="resprune",
+    cls=Commands,
     help="Prune trained ResNets block by block, see what every block does, and ship a plain model.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -58,10 +61,11 @@ def inspect(
         bool, typer.Option("--check", help="Read the numbers too: finite, and every block is skip plus branch.")
     ] = False,
     as_json: options.Json = False,
+    threads: options.Threads = None,
     debug: options.Debug = False,
 ) -> None:
     """Say what a checkpoint is: format, family, architecture, blocks, size. Needs no data."""
-    with shell.command(debug):
+    with shell.command(debug, threads=threads):
         from resprune.report import results, tables
 
         chain = opened()(device="cpu", numbers=check)
@@ -128,7 +132,7 @@ def analyze(
         analysis = pipeline.analyze(
             chain, data, tol=tol, drops=drops, classwise=classwise, progress=shell.progress, **reading
         )
-        found = results.analyze(analysis) | results.made(reporting.command_line(), seed)
+        found = results.analyze(analysis) | reporting.made(seed)
         shown = [tables.analyze(analysis)]
         if classwise:
             shown.append(classes.table(analysis))
@@ -191,7 +195,8 @@ def evaluate(
             chain, data, evaluation.accuracy, split=split, seed=seed, batch_size=batch_size
         )
         if as_json:
-            shell.print_json(results.evaluate(chain.summary, summary, evaluation) | results.remedies(better))
+            found = results.evaluate(chain.summary, summary, evaluation) | reporting.made(seed)
+            shell.print_json(found | results.remedies(better))
         else:
             shell.show(tables.evaluate(chain.summary, summary, evaluation))
         shell.advise(tables.remedy(better))
@@ -199,8 +204,23 @@ def evaluate(
 
 app.command()(compare)
 app.command()(bench)
+app.command()(check)
 app.command()(export)
 app.command()(finetune)
+
+
+@app.command()
+def schema(
+    command: Annotated[
+        str, typer.Argument(metavar="COMMAND", help="Such as check, prune or analyze.", show_default=False)
+    ],
+    debug: options.Debug = False,
+) -> None:
+    """Print the JSON Schema (draft 2020-12) of what a command prints with --json."""
+    with shell.command(debug):
+        from resprune.report import schemas
+
+        shell.print_json(schemas.schema(command))
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from resprune.cli import options, shell
+from resprune.cli import options, reporting, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
 
 
@@ -57,7 +57,7 @@ def bench(
             seed=seed,
         )
         if as_json:
-            shell.print_json(results.bench(outcome))
+            shell.print_json(results.bench(outcome) | reporting.made(seed))
         else:
             shell.show(tables.bench(outcome))
 
@@ -97,6 +97,6 @@ def compare(
             batch_size=batch_size,
         )
         if as_json:
-            shell.print_json(results.compare(comparison))
+            shell.print_json(results.compare(comparison) | reporting.made(seed))
         else:
             shell.show(tables.compare(comparison))

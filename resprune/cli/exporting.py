@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from resprune.cli import options, shell
+from resprune.cli import options, reporting, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.errors import UsageError
 
@@ -81,7 +81,7 @@ def export(
             seed=seed,
         )
         if as_json:
-            shell.print_json(results.export(outcome))
+            shell.print_json(results.export(outcome) | reporting.made(seed))
         else:
             shell.show(wording.summary(outcome))
             shell.print_text(f"\n{wording.loading(outcome)}")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from resprune.cli import options, shell
+from resprune.cli import exploring, options, reporting, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.errors import UsageError
 from resprune.records import RECIPES, Budget, DataSummary, Method, PrunePlan, Recipe
 
 if TYPE_CHECKING:
     from resprune.chain import ResidualChain
-    from resprune.restoration import Step
+    from resprune.restoration import Restored
 
 
 def _option(text: str, metavar: str, **others: Any) -> Any:
@@ -95,11 +96,22 @@ def prune(
     heal_rate: Annotated[
         float | None, _option(f"Largest learning rate of the healing [{RECIPES['heal'].rate:g}].", "X")
     ] = None,
+    heal_rounds: Annotated[
+        int, _option("Remove the blocks in N parts, and recover and heal after each.", "N", min=1)
+    ] = 1,
     control: Annotated[
         list[str] | None,
         _option("Compare with: random (as many blocks), scratch (the same shape, untrained).", "KIND"),
     ] = None,
     control_seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Networks of each control.")] = 3,
+    frontier: Annotated[
+        bool,
+        typer.Option(
+            "--frontier",
+            help="Measure all depths, write none: accuracy against MACs and time, raw and recovered.",
+        ),
+    ] = False,
+    csv: Annotated[Path | None, _option("Write the frontier's table.", "FILE")] = None,
     out: options.Out = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output folder of resprune's.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
@@ -114,23 +126,41 @@ def prune(
     with shell.command(debug, threads=threads):
         from resprune import pipeline
         from resprune.controls import check_controls
-        from resprune.exporting.folder import refuse_existing
-        from resprune.report import pruning, results, tables
+        from resprune.report import pruning, results, tables, wording
         from resprune.selection import check_wishes
 
         budget = Budget(macs=target_macs, parameters=target_params, speedup=speedup, max_drop=max_drop)
-        check_wishes(budget, tol=tol, depth=depth, remove=remove)
-        recipe = _healing(heal, heal_steps, heal_rate, seed)
-        if out is None and not dry_run:
-            raise UsageError("no output folder given", hint="add --out DIR, or --dry-run to see the plan only")
-        if out is not None and not dry_run:
-            refuse_existing(out, force)
+        wishes = {"tol": tol, "depth": depth, "remove": remove}
+        others = {f"--{name}": value is not None for name, value in wishes.items()}
+        others |= {"a budget": bool(budget), "--out": out, "--control": control, "--dry-run": dry_run}
+        exploring.check(wanted=frontier, csv=csv, others=others)
+        recipe = _healing(heal, heal_steps, heal_rate, heal_rounds, seed)
+        if frontier:
+            exploring.run(
+                opened()(device=device),
+                data,
+                csv=csv,
+                as_json=as_json,
+                method=_method(method),
+                recover=recover is not False,
+                heal=recipe,
+                split=split,
+                samples=samples,
+                latency_batch=latency_batch,
+                device=device,
+                seed=seed,
+                batch_size=batch_size,
+            )
+            return
+        check_wishes(budget, **wishes)
+        if not dry_run:
+            _check_out(out, force)
         chain = opened()(device=device)
         images = data is not None or chain.origin.path == "demo"
-        chooses = tol is not None or bool(budget)
+        chooses = tol is not None or budget.max_drop is not None or (depth is None and remove is None)
         _check_reading(images, recover, recipe, split, chooses=chooses)
         check_controls(control or (), heals=recipe is not None, images=images)
-        reading = {"seed": seed, "batch_size": batch_size}
+        reading: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
         plan, choice, restored = _chosen(
             chain,
             data,
@@ -140,6 +170,7 @@ def prune(
             remove=remove,
             recover=recover is not False,
             heal=recipe,
+            heal_rounds=heal_rounds,
             method=_method(method),
             latency_batch=latency_batch,
             split=split,
@@ -154,7 +185,8 @@ def prune(
             shell.say("Note: the plan was chosen on the test images; what they say of it is too good.")
         if dry_run or out is None:
             if as_json:
-                shell.print_json(results.planned(plan, chain.summary, result, choice))
+                planned = results.planned(plan, chain.summary, result, choice)
+                shell.print_json(planned | reporting.made(seed))
             return
         pruned = pipeline.prune(
             chain,
@@ -163,6 +195,7 @@ def prune(
             choice=choice,
             recover=recover is not False,
             heal=recipe,
+            heal_rounds=heal_rounds,
             restored=restored,
             controls=control or (),
             control_seeds=control_seeds,
@@ -176,15 +209,17 @@ def prune(
         )
         if pruned.outcome.seen:
             shell.say("Note: images that the figures are measured on were used to bring the network back.")
-        files = pipeline.save(pruned, out, force=force)
+        made = reporting.made(seed)
+        saved = pipeline.save(pruned, out, force=force, made=made)
         better = pipeline.remedies(chain, data, pruned.outcome.before.accuracy, **reading)
         if as_json:
-            written = {"output": {"folder": str(out), "files": files}}
+            written = {"output": {"folder": str(out), "files": list(saved.files)}}
+            written |= results.read_back(saved.read_back) | made
             shell.print_json(results.prune(pruned.outcome) | written | results.remedies(better))
         else:
-            shell.show("")
-            shell.show(pruning.prune(pruned.outcome))
-            shell.show(f"Written: {out} ({', '.join(files)})")
+            told = f"Written: {out} ({', '.join(saved.files)})"
+            for part in ("", pruning.prune(pruned.outcome), wording.read_back(saved.read_back), told):
+                shell.show(part)
         shell.advise(tables.remedy(better))
 
 
@@ -201,35 +236,56 @@ def _chosen(
     seed: int,
     batch_size: int | None,
     **options: Any,
-) -> tuple[PrunePlan, DataSummary | None, Sequence[Step] | None]:
+) -> tuple[PrunePlan, DataSummary | None, Restored | None]:
     """Return the plan, the images that it was chosen on, and what was done to its network meanwhile."""
     from resprune import pipeline
     from resprune.report import pruning
 
     reading = {"split": split, "samples": samples, "seed": seed, "batch_size": batch_size}
+    named = choice = None
     if tol is not None:
-        return *pipeline.choose(chain, data, tol=tol, progress=shell.progress, **reading), None
-    if budget:
-        chosen = pipeline.choose_for(
-            chain,
-            data,
-            budget,
-            progress=shell.progress,
-            tell=lambda candidate: shell.say(pruning.candidate(candidate.plan, candidate.drop)),
-            **reading,
-            **options,
-        )
-        return chosen.plan, chosen.data, chosen.restored
-    named = None if remove is None else remove.split(",") if remove.strip(" ,") else []
-    return pipeline.select(depth=depth, remove=named, paths=[block.path for block in chain.blocks]), None, None
+        named, choice = pipeline.choose(chain, data, tol=tol, progress=shell.progress, **reading)
+    elif depth is not None or remove is not None:
+        paths = [block.path for block in chain.blocks]
+        named = pipeline.select(depth=depth, remove=_names(remove), paths=paths)
+    if named is not None and not budget:
+        return named, choice, None
+    chosen = pipeline.choose_for(
+        chain,
+        data,
+        budget,
+        plan=named,
+        progress=shell.progress,
+        tell=lambda candidate: shell.say(pruning.candidate(candidate.plan, candidate.drop)),
+        **reading,
+        **options,
+    )
+    return chosen.plan, chosen.data or choice, chosen.restored
 
 
-def _healing(epochs: int | None, steps: int | None, rate: float | None, seed: int) -> Recipe | None:
+def _check_out(out: Path | None, force: bool) -> None:
+    """Refuse to compute what could not be written."""
+    from resprune.exporting.folder import refuse_existing
+
+    if out is None:
+        raise UsageError("no output folder given", hint="add --out DIR, or --dry-run to see the plan only")
+    refuse_existing(out, force)
+
+
+def _names(remove: str | None) -> list[str] | None:
+    """Return the blocks that are named; an empty text names none."""
+    return None if remove is None else remove.split(",") if remove.strip() else []
+
+
+def _healing(
+    epochs: int | None, steps: int | None, rate: float | None, rounds: int, seed: int
+) -> Recipe | None:
     """Return the recipe of a healing, or None for none."""
     given = {"epochs": epochs, "steps": steps, "rate": rate}
     if epochs is None and steps is None:
-        if rate is not None:
-            raise UsageError("--heal-rate is of a healing, and there is none", hint="add --heal EPOCHS")
+        for flag, value in (("--heal-rate", rate is not None), ("--heal-rounds", rounds > 1)):
+            if value:
+                raise UsageError(f"{flag} is of a healing, and there is none", hint="add --heal EPOCHS")
         return None
     if epochs is not None and steps is not None:
         raise UsageError("--heal and --heal-steps both say how long to heal", hint="give one of them")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from resprune.cli import options, shell
+from resprune.cli import config, options, shell
 from resprune.errors import UsageError, printable
 
 
@@ -85,6 +85,15 @@ def tell(written: Sequence[Path]) -> None:
         shell.print_text(f"Written: {path}")
 
 
-def command_line() -> str:
-    """Return the command that is running, as it would be typed."""
-    return shlex.join(["resprune", *sys.argv[1:]])
+def made(seed: int) -> dict[str, Any]:
+    """Return how the result of the command that is running was made."""
+    import torch
+
+    from resprune.report.results import made
+
+    used = config.used.get()
+    file = None
+    if used is not None:
+        file = {"file": str(used.file), "sha256": used.sha256, "options": dict(used.options)}
+    command = shlex.join(["resprune", *sys.argv[1:]])
+    return made(command, seed, threads=torch.get_num_threads(), config=file)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import StringIO
 from typing import Any
 
 import typer
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from resprune.errors import ResPruneError
+from resprune.cli import messages
+from resprune.errors import OutputError, ResPruneError
 
-stderr = Console(stderr=True, highlight=False)
+PIPE_CLOSED = 128 + signal.SIGPIPE
+"""What a shell reports of a program whose reader is gone."""
 
 
 @contextmanager
@@ -40,35 +44,44 @@ def command(
     except ResPruneError as error:
         if debug:
             raise
-        print(f"resprune: {error}", file=sys.stderr)
+        messages.complain(str(error), error.exit_status)
         raise typer.Exit(error.exit_status) from error
+    except (RuntimeError, MemoryError) as error:
+        if debug or isinstance(error, typer.Exit) or not _is_out_of_memory(error):
+            raise
+        messages.complain("out of memory; lower --batch-size, or use another --device", 3)
+        raise typer.Exit(3) from error
     except KeyboardInterrupt as error:
-        print(f"resprune: interrupted, {interrupted}", file=sys.stderr)
+        messages.complain(f"interrupted, {interrupted}", 130)
         raise typer.Exit(130) from error
+    except _Terminated:
+        messages.complain(f"terminated, {interrupted}", 128 + signal.SIGTERM)
+        raise
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    from resprune.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
+
+
+class _Terminated(SystemExit):
+    """SIGTERM as an exception, so that drafts are removed on the way out."""
 
 
 def _terminate(number: int, frame: object) -> None:
-    # As an exception, so that drafts are removed on the way out.
-    raise SystemExit(128 + number)
+    signal.signal(number, signal.SIG_IGN)  # a second one must not stop the tidying up
+    raise _Terminated(128 + number)
 
 
 @contextmanager
 def progress(description: str, images: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar with the remaining time on stderr, where that is a terminal."""
-    if not stderr.is_terminal or not is_main_process():
+    """Show how far a pass over images is; see `messages.progress`."""
+    if not is_main_process():
         yield lambda done: None
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} images"),
-        TimeElapsedColumn(),
-        TextColumn("remaining"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=stderr, transient=True) as bar:
-        task = bar.add_task(description, total=images)
-        yield lambda done: bar.advance(task, done)
+    with messages.progress(description, images) as on_batch:
+        yield on_batch
 
 
 def is_main_process() -> bool:
@@ -78,25 +91,63 @@ def is_main_process() -> bool:
 
 def say(message: str) -> None:
     """Tell the user something that is no result."""
-    stderr.print(message, markup=False, soft_wrap=True)
+    messages.say(message)
 
 
 def advise(message: str) -> None:
     """Tell the user what to do next, where there is something."""
     if message:
-        say(message)
+        messages.say(message, logging.WARNING)
 
 
 def show(result: RenderableType) -> None:
     """Print a result; its names are the user's and no markup."""
-    Console(highlight=False, markup=False).print(result)
+    # Rendered first, as a console has its own way with a stdout that cannot be written.
+    page = StringIO()
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    Console(file=page, force_terminal=terminal, highlight=False, markup=False).print(result)
+    _write(page.getvalue())
 
 
 def print_text(text: str) -> None:
     """Print text as it is, however wide."""
-    sys.stdout.write(text + "\n")
+    _write(text + "\n")
 
 
 def print_json(result: dict[str, Any]) -> None:
     """Print one JSON object."""
-    sys.stdout.write(json.dumps(result, indent=2, allow_nan=False) + "\n")
+    _write(json.dumps(result, indent=2, allow_nan=False) + "\n")
+
+
+def _write(text: str) -> None:
+    """Write to stdout at once, where an error can still be told.
+
+    Raises:
+        OutputError: where it is full or closed, or cannot be written for another reason.
+        typer.Exit: quietly, where nobody reads it any more.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except UnicodeEncodeError as error:
+        _write(text.encode(error.encoding, "replace").decode(error.encoding))
+    except OSError as error:
+        forget_output()
+        if error.errno == errno.EPIPE:
+            raise typer.Exit(PIPE_CLOSED) from error
+        raise _unwritable(error.strerror or str(error)) from error
+    except (AttributeError, ValueError) as error:  # None, or closed
+        raise _unwritable("it is closed") from error
+
+
+def forget_output() -> None:
+    """Drop what stdout could not take: it would fail once more when the interpreter ends."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def _unwritable(reason: str) -> OutputError:
+    return OutputError(
+        f"cannot be written ({reason})", where="standard output", hint="send it to another place"
+    )

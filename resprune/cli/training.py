@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resprune.cli import options, shell
+from resprune.cli import options, reporting, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.errors import UsageError
 from resprune.records import RECIPES, Recipe
@@ -158,12 +158,13 @@ def finetune(
 
         from resprune import pipeline
         from resprune.finetuning import finetune as run
-        from resprune.report import results, tables
+        from resprune.report import results, tables, wording
 
         chain = opened()(device="cpu", data=data, split=split, seed=seed)
         master: Teacher = "original" if teacher == "original" else None
         if teacher not in ("original", "none"):
             master = pipeline.load(teacher, device="cpu")
+        made = reporting.made(seed)
         done: Finetuned = run(
             chain,
             data,
@@ -176,6 +177,7 @@ def finetune(
             workers=workers,
             trackers=track or (),
             progress=shell.progress,
+            made=made,
             on_epoch=lambda outcome: shell.say(tables.epoch(outcome)),
             split=split,
             samples=samples,
@@ -184,9 +186,11 @@ def finetune(
             return
         files = sorted(entry.name for entry in out.iterdir())
         if as_json:
-            shell.print_json(results.finetune(done.outcome) | {"output": {"folder": str(out), "files": files}})
+            written = results.read_back(done.read_back) | {"output": {"folder": str(out), "files": files}}
+            shell.print_json(results.finetune(done.outcome) | written | made)
         else:
             shell.show(tables.finetune(done.outcome))
+            shell.show(wording.read_back(done.read_back))
             shell.show(f"Written: {out} ({', '.join(files)})")
 
 

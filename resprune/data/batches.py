@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +20,11 @@ from resprune.checkpoint import DEMO, DEMO_FOLDER
 from resprune.data.sources import LAYOUTS, VALIDATION_FIRST, CheckedLabels, Item, Sample, Source, find_source
 from resprune.errors import DataError, UsageError
 from resprune.records import DataSummary, Preprocessing
+
+LISTED = 5
+"""How many damaged images an error names besides the first."""
+_UNDECODABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises of damaged images."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,10 @@ class Batches:
         others = frozenset(range(len(self.source))) - chosen
         return self._some(chosen), self._some(others)
 
+    def first(self, count: int) -> Tensor:
+        """Return the first images (count, c, h, w), or all where there are fewer."""
+        return next(iter(replace(self, batch_size=count)))[0]
+
     def _some(self, indices: frozenset[int]) -> Batches:
         summary = replace(self.summary, samples=len(indices))
         return replace(self, source=Sample(self.source, indices), summary=summary)
@@ -48,8 +58,9 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         pixels: list[np.ndarray] = []
         labels: list[int] = []
-        for item in self.source:
-            pixels.append(decode(item, self.preprocessing))
+        items = iter(self.source)
+        for item in items:
+            pixels.append(_decode_or_count(item, items, self.preprocessing, len(self.source)))
             if item.label is not None:
                 labels.append(item.label)
             if len(pixels) == self.batch_size:
@@ -171,7 +182,34 @@ def draw(count: int, samples: int, seed: int) -> frozenset[int]:
 
 def _check_first(source: Source, preprocessing: Preprocessing) -> None:
     """Decode one image now, so that data that does not fit is refused before anything is computed."""
-    decode(next(iter(source)), preprocessing)
+    items = iter(source)
+    _decode_or_count(next(items), items, preprocessing, len(source))
+
+
+def _decode_or_count(item: Item, rest: Iterator[Item], recipe: Preprocessing, images: int) -> np.ndarray:
+    """Decode an image; where it is damaged, look at all others too before it is refused."""
+    try:
+        return decode(item, recipe)
+    except DataError as error:
+        if not isinstance(error.__cause__, _UNDECODABLE):
+            raise
+        what, hint, others = error.what, error.hint, list(_damaged(rest, recipe))
+        if others:
+            names = ", ".join(others[:LISTED]) + (", ..." if len(others) > LISTED else "")
+            what, hint = f"{what}, nor can {len(others)} more of {images}: {names}", "replace or remove them"
+        raise DataError(what, where=error.where, hint=hint) from error
+
+
+def _damaged(items: Iterator[Item], recipe: Preprocessing) -> Iterator[str]:
+    """Yield where damaged images are; what else is wrong with the data ends the search."""
+    with suppress(DataError):  # of labels
+        for item in items:
+            try:
+                decode(item, recipe)
+            except DataError as error:
+                if not isinstance(error.__cause__, _UNDECODABLE):
+                    return
+                yield str(error.where)
 
 
 def decode(item: Item, recipe: Preprocessing) -> np.ndarray:
@@ -202,13 +240,19 @@ def pixels_of(item: Item, prepare: Callable[[Image.Image], Image.Image]) -> np.n
         prepare: What is done to the image before its pixels are taken.
 
     Raises:
-        DataError: where it cannot be decoded.
+        DataError: where it cannot be decoded, or has more than 8 bits a channel.
     """
     try:
         opened = Image.open(io.BytesIO(item.content) if isinstance(item.content, bytes) else item.content)
         with opened as image:
+            if image.mode in ("I", "F") or image.mode.startswith("I;"):
+                raise DataError(  # Pillow would cut all values above 255 off
+                    f"its pixels have more than 8 bits ({image.mode})",
+                    where=item.where,
+                    hint="convert it to 8 bits, as the training images were",
+                )
             pixels = np.asarray(prepare(image))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except _UNDECODABLE as error:
         reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(
             f"the image cannot be decoded ({reason})", where=item.where, hint="replace or remove it"

@@ -22,6 +22,8 @@ from resprune.records import Preprocessing
 
 OnImages = Callable[[int], None]
 """Called with the number of images that are done since the last call."""
+NO_LABEL = -100
+"""Stands for the class of an image that has none; torch's cross-entropy leaves it out."""
 _ROWS = 256
 
 
@@ -91,17 +93,18 @@ class Rows:
         image = self.chunks[chunk][index - self.ends[chunk] + len(self.chunks[chunk])].as_py()
         row = int(self.chosen[index])
         file = bisect_right(self.first_rows, row) - 1
-        record = {"image": image, "label": int(self.labels[index])}
+        label = int(self.labels[index])
+        record = {"image": image, "label": None if label == NO_LABEL else label}
         return self.source.item(self.source.files[file], row - self.first_rows[file], record)
 
 
 @dataclass(frozen=True)
 class InOrder:
-    """Images of random access as a labelled `Source`."""
+    """Images of random access as a `Source`."""
 
     images: RandomAccess
     label_names: tuple[str, ...] | None
-    labelled: bool = True
+    labelled: bool
 
     def __len__(self) -> int:
         return len(self.images)
@@ -126,9 +129,13 @@ class Undecoded:
 def read_labels(source: Source, classes: int) -> np.ndarray:
     """Return the class indices (n,) int64 of all images, every one checked; no image is read.
 
+    Images without labels have `NO_LABEL`.
+
     Raises:
         DataError: where a label is missing or no class of the network.
     """
+    if not source.labelled:
+        return np.full(len(source), NO_LABEL, dtype=np.int64)
     if isinstance(source, ParquetSource):
         labels: list[int] = []
         for path in source.files:

@@ -46,7 +46,7 @@ class TrainingImages(Dataset[tuple[Tensor, int]]):
 
     Attributes:
         pixels: By index: bytes (h, w, c).
-        labels: Class indices (n,).
+        labels: Class indices (n,), `NO_LABEL` where there are none.
         augment: What is done to an image.
         seed: Of all that is drawn.
     """
@@ -78,11 +78,13 @@ class TrainingData:
         images: Augmented.
         held_out: Part of the same split, not augmented and not trained on, for choosing the epoch; or None.
         summary: Of the images that are trained on.
+        labelled: Whether the images have labels.
     """
 
     images: TrainingImages
     held_out: Batches | None
     summary: DataSummary
+    labelled: bool = True
 
 
 def open_training(
@@ -97,9 +99,10 @@ def open_training(
     batch_size: int | None = None,
     augment: str = "auto",
     auto_augment: str | None = None,
+    needs_labels: bool = True,
     on_images: OnImages | None = None,
 ) -> TrainingData:
-    """Open labelled images to train a network on.
+    """Open images to train a network on.
 
     Small images are decoded now, all of them; large ones when they are needed.
 
@@ -114,6 +117,7 @@ def open_training(
         batch_size: Of the images held out; by default 128 small images or 32 large ones.
         augment: See `resprune.data.augmentation.augmentation`.
         auto_augment: See there.
+        needs_labels: Whether images without labels are refused.
         on_images: Called while small images are decoded, with the number of those done since the last call.
 
     Raises:
@@ -135,7 +139,7 @@ def open_training(
     change = augmentation(augment, auto_augment, preprocessing)
     order = ("validation" if str(spec) == DEMO else "train",)
     name, source = open_source(spec, classes, split, order, strict=True)
-    if not source.labelled:
+    if needs_labels and not source.labelled:
         raise DataError(
             "there are no labels to train with", where=spec, hint="use labelled images, such as class folders"
         )
@@ -157,10 +161,11 @@ def open_training(
     _ = dataset[0, 0]  # data that does not fit is refused before anything is computed
     held_out = None
     if held:
-        kept = InOrder(random_access(source, held, labels), source.label_names)
+        kept = InOrder(random_access(source, held, labels), source.label_names, source.labelled)
         summary = DataSummary(str(spec), name, len(held), preprocessing)
         held_out = Batches(kept, summary, preprocessing, batch_size or default_batch_size(preprocessing))
-    return TrainingData(dataset, held_out, DataSummary(str(spec), name, len(trained), preprocessing))
+    summary = DataSummary(str(spec), name, len(trained), preprocessing)
+    return TrainingData(dataset, held_out, summary, source.labelled)
 
 
 def _divide(images: int, samples: int | None, hold_out: float, seed: int) -> tuple[list[int], list[int]]:

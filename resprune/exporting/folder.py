@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from resprune.chain import ResidualChain
 from resprune.checkpoint import CONFIG_FILE, EXITS_FILE, WEIGHTS_FILE
 from resprune.configs import PROCESSOR_FILE
 from resprune.errors import OutputError
+from resprune.formats import sha256
 
 REPORT_FILE = "report.json"
 CARD_FILE = "README.md"
@@ -42,20 +44,35 @@ def refuse_existing(folder: Path, force: bool) -> None:
     Raises:
         OutputError: where it exists and ``force`` is off, or it is no folder that resprune wrote.
     """
+    refuse(folder, force, _is_ours, "folder")
+
+
+def refuse(path: Path, force: bool, is_ours: Callable[[Path], bool], kind: str) -> None:
+    """Refuse what exists, unless it is resprune's own and to be replaced.
+
+    Args:
+        path: Where something is to be written.
+        force: Replace what is there.
+        is_ours: Tells whether resprune wrote it.
+        kind: What that would be, in words.
+
+    Raises:
+        OutputError: says why.
+    """
     try:
-        if not folder.exists() and not folder.is_symlink():
+        if not path.exists() and not path.is_symlink():
             return
-        ours = _is_ours(folder)
+        ours = is_ours(path)
     except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror or error})", where=folder) from error
+        raise _unwritable(path, error) from error
     if not ours:
         raise OutputError(
-            "exists and is no folder of resprune's, so it is not replaced",
-            where=folder,
+            f"exists and is no {kind} of resprune's, so it is not replaced",
+            where=path,
             hint="choose another --out",
         )
     if not force:
-        raise OutputError("exists already", where=folder, hint="add --force to replace it")
+        raise OutputError("exists already", where=path, hint="add --force to replace it")
 
 
 def _is_ours(folder: Path) -> bool:
@@ -83,23 +100,39 @@ def whole_or_nothing(folder: Path, force: bool) -> Iterator[Path]:
     """
     refuse_existing(folder, force)
     target = folder.absolute()
-    draft = target.with_name(f".resprune-{os.getpid()}.draft")
     old = target.with_name(f".resprune-{os.getpid()}.old")
     try:
-        try:
-            draft.mkdir(parents=True)
+        with drafted(folder) as draft:
             yield draft
             if target.exists():
                 target.rename(old)
             draft.rename(target)
-        except OSError as error:
-            raise OutputError(f"cannot be written ({error.strerror or error})", where=folder) from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
         if old.exists() and not target.exists():
             old.rename(target)
         elif old.exists():
             shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def drafted(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside a path, and remove it in the end if it is still there.
+
+    Raises:
+        OutputError: in the place of whatever the system refuses meanwhile.
+    """
+    draft = path.absolute().with_name(f".resprune-{os.getpid()}.draft")
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot be written ({error.strerror or error})", where=path)
 
 
 def write_network(
@@ -117,7 +150,9 @@ def write_network(
         class_names: One for each logit, where they are known; timm and transformers read them.
     """
     tensors = {name: tensor.contiguous().cpu() for name, tensor in chain.network.state_dict().items()}
-    save_tensors(tensors, folder / WEIGHTS_FILE)
+    constructor = constructor_of(chain)
+    # What torchvision's readers need besides the tensors; see `resprune.exporting.stock`.
+    save_tensors(tensors, folder / WEIGHTS_FILE, {"constructor": constructor} if constructor else None)
     exits = {name: rows.detach().contiguous().cpu() for name, rows in chain.exit_state.items()}
     if exits:
         save_tensors(exits, folder / EXITS_FILE)
@@ -126,10 +161,17 @@ def write_network(
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file with the permissions that any other file would have."""
+    """Write a safetensors file with the permissions that any other file would have.
+
+    Raises:
+        OSError: where the disk is full, for example.
+    """
     path.touch()
     mode = path.stat().st_mode
-    save_file(tensors, path, metadata={"format": "pt", **(metadata or {})})
+    try:
+        save_file(tensors, path, metadata={"format": "pt", **(metadata or {})})
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
     # safetensors writes for the owner alone; a model folder is to be shared like any other.
     path.chmod(mode)
 
@@ -152,7 +194,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         draft.write_bytes(content)
         draft.replace(path)
     except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror or error})", where=path) from error
+        raise _unwritable(path, error) from error
     finally:
         with suppress(OSError):
             draft.unlink()
@@ -163,9 +205,25 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """Write a folder's report, with the SHA-256 of the files that make its network under ``files``."""
+    write_json(folder / REPORT_FILE, report | {"files": hashes(folder)})
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of the files that make a folder's network, by name."""
+    made_of = (WEIGHTS_FILE, EXITS_FILE, CONFIG_FILE)
+    return {name: sha256(folder / name) for name in made_of if (folder / name).is_file()}
+
+
 def loads_in_timm(chain: ResidualChain) -> bool:
     """Whether plain timm can load the folder, ``timm.create_model("local-dir:...", pretrained=True)``."""
     return chain.family.timm_config(chain.architecture) is not None
+
+
+def constructor_of(chain: ResidualChain) -> str:
+    """Return the expression that builds the network with torchvision alone; empty where there is none."""
+    return chain.family.torchvision_constructor(chain.architecture) or ""
 
 
 def _config(chain: ResidualChain, provenance: dict[str, Any]) -> dict[str, Any]:

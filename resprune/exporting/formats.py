@@ -15,8 +15,8 @@ from resprune.exporting import folder as output
 from resprune.exporting import graphs, stock, targets
 from resprune.exporting.restoring import restore
 from resprune.exporting.single import SCHEMA, file_or_nothing, refuse_existing_file
-from resprune.exporting.verifying import BATCHES, Written, read_back
-from resprune.records import ExportOutcome
+from resprune.exporting.verifying import Written, read_back
+from resprune.records import ExportOutcome, Verification
 from resprune.report.exporting import card
 
 
@@ -56,22 +56,24 @@ def export(
         raise UsageError(what, where=chain.origin.path, hint="give one name for each logit")
     result = restore(chain, seed) if zeroed else chain
     targets.check(format, result)
-    relative = max(target.relative, targets.ROUNDING if fold_bn else 0.0)
     wanted = output.whole_or_nothing if not target.suffix else file_or_nothing
     with wanted(path, force) as draft:
-        folded = _write(result, draft, format, fold_bn, names)
-        verified = read_back([Written(format, draft, chain, relative)], seed)[0]
+        traced = _write(result, draft, format, fold_bn, names)
+        folded, merged = (0, 0) if traced is None else (traced.folded, traced.merged)
+        relative = max(target.relative, targets.ROUNDING if folded or merged else 0.0)
+        found = read_back([Written(format, draft, chain, relative)], seed)[0]
         outcome = ExportOutcome(
             origin=chain.summary,
             result=result.summary,
             format=format,
             library=target.library,
-            constructor=_constructor(result) if format == "torchvision" else "",
+            constructor=output.constructor_of(result) if format == "torchvision" else "",
             folded=folded,
+            merged=merged,
             preprocessing=chain.preprocessing,
             class_names=names,
-            verified=verified,
-            samples=sum(BATCHES),
+            verified=Verification(found.max_abs_difference, found.against, found.tolerance),
+            samples=found.samples,
             folder=str(path.parent if target.suffix else path),
             files=(path.name,),
         )
@@ -99,28 +101,30 @@ def check_place(path: Path, format: str, force: bool, fold_bn: bool) -> None:  #
     (refuse_existing_file if target.suffix else output.refuse_existing)(path, force)
 
 
-def _write(chain: ResidualChain, draft: Path, format: str, fold_bn: bool, names: tuple[str, ...]) -> int:  # noqa: A002
-    """Write a network in one of the formats; returns the number of batch norms folded."""
+def _write(
+    chain: ResidualChain,
+    draft: Path,
+    format: str,  # noqa: A002
+    fold_bn: bool,
+    names: tuple[str, ...],
+) -> graphs.Traced | None:
+    """Write a network in one of the formats; returns the graph where it is one."""
     if format in ("onnx", "torch-export"):
-        program, folded = graphs.trace(chain, fold_bn)
+        traced = graphs.trace(chain, fold_bn)
         if format == "onnx":
-            graphs.write_onnx(program, draft, _about(chain, names), optimise=fold_bn)
+            import onnx
+
+            onnx.save(graphs.to_onnx(traced.program, _about(chain, names), optimise=fold_bn), draft)
         else:
-            graphs.write_torch_export(program, draft, _about(chain, names))
-        return folded
+            graphs.write_torch_export(traced.program, draft, _about(chain, names))
+        return traced
     if format == "torchvision":
-        stock.write_torchvision(chain, draft, _constructor(chain), _about(chain, names))
+        stock.write_torchvision(chain, draft, output.constructor_of(chain), _about(chain, names))
     elif format == "hf":
         stock.write_hugging_face(chain, draft, _provenance(chain), names)
     else:
         output.write_network(chain, draft, _provenance(chain), names)
-    return 0
-
-
-def _constructor(chain: ResidualChain) -> str:
-    constructor = chain.family.torchvision_constructor(chain.architecture)
-    assert constructor is not None
-    return constructor
+    return None
 
 
 def _provenance(chain: ResidualChain) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,30 @@ from torch.export import Dim, ExportedProgram
 
 from resprune.chain import ResidualChain, seeded_images
 from resprune.exporting.folding import fold_batch_norms
+from resprune.exporting.merging import merge_projections
 
 ABOUT_FILE = "resprune.json"
 """Name of the text in a torch.export archive that says what the network is."""
 _EXAMPLE = 2
 
 
-def trace(chain: ResidualChain, fold: bool) -> tuple[ExportedProgram, int]:
-    """Return a network as a graph of any batch size on the CPU, and the number of batch norms folded.
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A network as a graph, and what became of its weights.
+
+    Attributes:
+        program: For any batch size, on the CPU.
+        folded: Number of batch norms that went into the convolutions before them.
+        merged: Number of projections that went into the ones behind them.
+    """
+
+    program: ExportedProgram
+    folded: int
+    merged: int
+
+
+def trace(chain: ResidualChain, fold: bool) -> Traced:
+    """Return a network as a graph; consecutive projections are merged where that is exact.
 
     Args:
         chain: Left as it is.
@@ -31,16 +49,16 @@ def trace(chain: ResidualChain, fold: bool) -> tuple[ExportedProgram, int]:
     network = copy.deepcopy(chain.network).cpu().eval().requires_grad_(False)
     example = seeded_images(chain.preprocessing, _EXAMPLE, seed=0)
     program = _export(network, example)
-    folded = 0
-    if fold:
-        module = program.module()
-        assert isinstance(module, torch.fx.GraphModule)
-        folded = fold_batch_norms(module)
+    module = program.module()
+    assert isinstance(module, torch.fx.GraphModule)
+    merged = merge_projections(module)
+    folded = fold_batch_norms(module) if fold else 0
+    if merged or folded:
         program = _export(module, example)
     for node in program.graph.nodes:
         for key in ("stack_trace", "nn_module_stack", "source_fn_stack"):
             node.meta.pop(key, None)  # paths of this machine, and module paths that mean nothing elsewhere
-    return program, folded
+    return Traced(program, folded, merged)
 
 
 def _export(network: nn.Module, example: torch.Tensor) -> ExportedProgram:
@@ -56,15 +74,17 @@ def write_torch_export(program: ExportedProgram, path: Path, about: Mapping[str,
     program._example_inputs = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(program, path, extra_files={ABOUT_FILE: text})
+        # In memory first: torch ends the process where the disk is full.
+        content = io.BytesIO()
+        torch.export.save(program, content, extra_files={ABOUT_FILE: text})
+    path.write_bytes(content.getbuffer())
 
 
-def write_onnx(program: ExportedProgram, path: Path, about: Mapping[str, str], optimise: bool) -> None:
-    """Write a graph as ONNX: input ``images``, output ``logits``, what it is in the model's metadata.
+def to_onnx(program: ExportedProgram, about: Mapping[str, str], optimise: bool) -> Any:
+    """Return a graph as an ONNX model: input ``images``, output ``logits``, what it is in the model's metadata.
 
     Args:
         program: Traced with any batch size.
-        path: The file.
         about: Into ``metadata_props``.
         optimise: Let the exporter rewrite the graph; it folds batch norms too.
     """
@@ -93,7 +113,7 @@ def write_onnx(program: ExportedProgram, path: Path, about: Mapping[str, str], o
     _forget([model, model.graph])
     onnx.helper.set_model_props(model, dict(about))
     onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
+    return model
 
 
 def _noted(graph: Any) -> list[Any]:

@@ -1,8 +1,8 @@
-"""A script of its own: it reads exports with stock libraries, in a process that cannot import resprune.
+"""A script of its own: it reads what was written with stock libraries, where resprune cannot be imported.
 
 ``python readback.py JOBS`` reads a JSON file: ``threads``, ``root`` (where resprune lies), ``result`` (the file
 to write) and ``jobs``, each with ``format``, ``path``, ``images`` and ``logits`` (safetensors files, read and
-written) and ``batches``. It must import nothing of resprune's: that is what it proves.
+written) and ``batches`` (their sizes). It must import nothing of resprune's: that is what it proves.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def main(file: str) -> None:
         import torch
 
         torch.set_num_threads(THREADS)
-    read = []
+    readers = {}
     # Stock libraries first: resprune's own reader lifts the ban on importing it.
     for job in sorted(jobs, key=lambda job: job["format"] == "safetensors"):
         if job["format"] == "safetensors":
@@ -120,17 +120,22 @@ def main(file: str) -> None:
             sys.path.insert(0, given["root"])
         else:
             sys.modules["resprune"] = None  # pyright: ignore[reportArgumentType]
-        run, library = READERS[job["format"]](job["path"])
-        images = load_file(job["images"])["images"]
-        first = 0
-        logits = []
-        for count in job["batches"]:
-            logits.append(run(numpy.ascontiguousarray(images[first : first + count])))
-            first += count
-        save_file({"logits": numpy.ascontiguousarray(numpy.concatenate(logits))}, job["logits"])
-        read.append({"path": job["path"], "reader": f"{library} {version(library)}"})
+        readers[job["logits"]] = answer(job)
     with open(given["result"], "w", encoding="utf-8") as opened:
-        json.dump(read, opened)
+        json.dump(readers, opened)
+
+
+def answer(job: Any) -> str:
+    """Read what a job names, write its logits, and return the library that did, with its version."""
+    run, library = READERS[job["format"]](job["path"])
+    images = load_file(job["images"])["images"]
+    first = 0
+    logits = []
+    for count in job["batches"]:
+        logits.append(run(numpy.ascontiguousarray(images[first : first + count])))
+        first += count
+    save_file({"logits": numpy.ascontiguousarray(numpy.concatenate(logits))}, job["logits"])
+    return f"{library} {version(library)}"
 
 
 if __name__ == "__main__":

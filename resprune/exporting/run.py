@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,10 @@ from typing import Any
 import torch
 
 from resprune.chain import ResidualChain
-from resprune.checkpoint import CONFIG_FILE
+from resprune.checkpoint import CONFIG_FILE, EXITS_FILE, WEIGHTS_FILE
 from resprune.errors import CheckpointError, OutputError, UsageError
 from resprune.exporting import folder as output
-from resprune.exporting.folder import METRICS_FILE, STATE_FILE
+from resprune.exporting.folder import CARD_FILE, METRICS_FILE, REPORT_FILE, STATE_FILE
 
 _GO_ON = "make room there; what was written before is whole, and --resume goes on from it"
 
@@ -103,18 +104,44 @@ class RunFolder:
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         self._replace(METRICS_FILE, lambda draft: draft.write_text(text, encoding="utf-8"))
 
-    def write_network(self, chain: ResidualChain, provenance: dict[str, Any], card: str) -> None:
+    def write_report(self, report: dict[str, Any]) -> None:
+        """Write what the run came to, and the hashes of its network's files, whole or not at all."""
+        told = report | {"files": output.hashes(self.path)}
+        self._replace(REPORT_FILE, lambda draft: output.write_json(draft, told))
+
+    def withdraw(self) -> None:
+        """Take the network out of the folder again; the run's state and figures stay."""
+        for name in (CONFIG_FILE, WEIGHTS_FILE, EXITS_FILE, CARD_FILE, REPORT_FILE):
+            (self.path / name).unlink(missing_ok=True)
+
+    def write_network(
+        self,
+        chain: ResidualChain,
+        provenance: dict[str, Any],
+        card: str,
+        report: dict[str, Any],
+        check: Callable[[Path], object] = lambda draft: None,
+    ) -> None:
         """Put a network into the folder in the place of the one before.
 
         The config goes first and comes back last: without it the folder is no checkpoint, so that weights
         of two epochs are never taken for one network.
+
+        Args:
+            chain: The network.
+            provenance: Further keys of the config's ``resprune`` section.
+            card: The ``README.md``.
+            report: Of the run so far.
+            check: Given the draft before it takes that place; what it raises leaves the one before.
         """
         draft = self.path / ".network.draft"
         try:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir()
             output.write_network(chain, draft, provenance)
-            (draft / output.CARD_FILE).write_text(card, encoding="utf-8")
+            (draft / CARD_FILE).write_text(card, encoding="utf-8")
+            check(draft)
+            output.write_report(draft, report)
             files = sorted(draft.iterdir(), key=lambda file: file.name == CONFIG_FILE)
             (self.path / CONFIG_FILE).unlink(missing_ok=True)
             for file in files:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import mmap
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from resprune.errors import OutputError
+from resprune.exporting.folder import drafted, refuse
 
 SCHEMA = "resprune/export/1"
 """In the metadata of every file that is exported, as it is written: a file with it may be replaced."""
@@ -21,20 +19,7 @@ def refuse_existing_file(path: Path, force: bool) -> None:
     Raises:
         OutputError: where it exists and ``force`` is off, or it is no file that resprune exported.
     """
-    try:
-        if not path.exists() and not path.is_symlink():
-            return
-        ours = _is_ours(path)
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror or error})", where=path) from error
-    if not ours:
-        raise OutputError(
-            "exists and is no export of resprune's, so it is not replaced",
-            where=path,
-            hint="choose another --out",
-        )
-    if not force:
-        raise OutputError("exists already", where=path, hint="add --force to replace it")
+    refuse(path, force, _is_ours, "export")
 
 
 def _is_ours(path: Path) -> bool:
@@ -52,14 +37,6 @@ def file_or_nothing(path: Path, force: bool) -> Iterator[Path]:
         OutputError: where the target exists, or nothing can be written there.
     """
     refuse_existing_file(path, force)
-    target = path.absolute()
-    draft = target.with_name(f".resprune-{os.getpid()}.draft")
-    try:
-        try:
-            draft.mkdir(parents=True)
-            yield draft / target.name
-            (draft / target.name).replace(target)
-        except OSError as error:
-            raise OutputError(f"cannot be written ({error.strerror or error})", where=path) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    with drafted(path) as draft:
+        yield draft / path.name
+        (draft / path.name).replace(path.absolute())

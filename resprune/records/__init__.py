@@ -1,6 +1,7 @@
 """Frozen records that travel between the parts; plain Python, no torch."""
 
 from resprune.records.budget import Budget, Method
+from resprune.records.checking import CheckOutcome, Condition, Interval, Limits, Verdict, flag
 from resprune.records.classes import Classwise
 from resprune.records.comparing import (
     BenchOutcome,
@@ -13,7 +14,8 @@ from resprune.records.comparing import (
     Subject,
     Timing,
 )
-from resprune.records.exports import ExportOutcome
+from resprune.records.exports import ExportOutcome, ReadBack, Saved
+from resprune.records.frontier import Figures, Frontier, Point
 from resprune.records.networks import (
     BARE,
     GONE,
@@ -65,34 +67,43 @@ __all__ = [
     "BlockRow",
     "Bounds",
     "Budget",
+    "CheckOutcome",
     "Claim",
     "Classwise",
     "Comparison",
+    "Condition",
     "Control",
     "DataSummary",
     "Disagreement",
     "EpochRow",
     "Evaluation",
     "ExportOutcome",
+    "Figures",
     "FinetuneOutcome",
+    "Frontier",
     "FrontierPoint",
     "FrontierStudy",
     "Heads",
+    "Interval",
     "Latency",
     "Likeness",
+    "Limits",
     "Method",
     "NetworkSummary",
     "Origin",
     "Outcomes",
+    "Point",
     "Preprocessing",
     "PruneOutcome",
     "PrunePlan",
     "Ratio",
+    "ReadBack",
     "Reading",
     "Recipe",
     "Recovery",
     "Remedy",
     "Removal",
+    "Saved",
     "Speed",
     "Study",
     "Subject",
@@ -100,6 +111,8 @@ __all__ = [
     "Timing",
     "Trajectory",
     "Variants",
+    "Verdict",
     "Verification",
     "Wish",
+    "flag",
 ]

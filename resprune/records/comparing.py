@@ -154,6 +154,8 @@ class Likeness:
         max_abs_difference: Largest difference of two logits.
         max_rel_difference: The same over the largest logit of either network; no unit.
         divergence: Mean of KL(first || second) of the class probabilities; nats.
+        loss_deviation: Standard deviation over images of the second's loss minus the first's; nats, None
+            without labels or for a single image.
         first, second: Accuracy and loss of each.
         outcomes: None without labels.
         differing: Number of images with different top classes.
@@ -165,6 +167,7 @@ class Likeness:
     max_abs_difference: float
     max_rel_difference: float
     divergence: float
+    loss_deviation: float | None
     first: Evaluation
     second: Evaluation
     outcomes: Outcomes | None

@@ -138,6 +138,7 @@ class PrunePlan:
             removed; None where it was not measured.
         beside: What other methods would do for the same wish.
         speed: How much faster its network is; None where it was not measured.
+        order: The removed blocks in the order in which they were found; empty where there is none.
     """
 
     rule: str
@@ -147,6 +148,7 @@ class PrunePlan:
     divergence: float | None = None
     beside: tuple[Alternative, ...] = ()
     speed: Speed | None = None
+    order: tuple[int, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -228,6 +230,7 @@ class Recovery:
         held_out: Number of further images that it was judged on.
         before, after: Mean divergence KL(original || pruned) of the outputs on those, in nats.
         kept: Whether it helped there; else the network was left as it was.
+        removed: Number of blocks that were gone by then, which rounds before the last leave below the plan's.
         figures: On the images of the report, with it; None where it was not kept or nothing was measured.
         recipe: Of the training, for healing.
     """
@@ -239,6 +242,7 @@ class Recovery:
     before: float
     after: float
     kept: bool
+    removed: int
     figures: Evaluation | None = None
     recipe: Recipe | None = None
 
@@ -336,6 +340,7 @@ class PruneOutcome:
         classes: Number of their logits.
         loads_in_timm: Whether plain timm can load the result.
         needs_family: Whether reading the result back takes the adapter of a family that is not resprune's.
+        constructor: Expression of torchvision's that builds the result; empty where it has none.
     """
 
     origin: NetworkSummary
@@ -353,6 +358,7 @@ class PruneOutcome:
     loads_in_timm: bool
     needs_family: bool = False
     controls: tuple[Control, ...] = ()
+    constructor: str = ""
 
     @property
     def kept(self) -> tuple[Recovery, ...]:

@@ -127,6 +127,11 @@ class Recipe:
         """Whether there is a stage cost at all."""
         return self.gamma > 0 or bool(self.gamma_end)
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether anything but the teacher says what is right."""
+        return self.stages or self.teacher_weight < 1 or bool(self.mixup or self.cutmix)
+
     def _check(self, name: str, value: float | None) -> None:
         if value is None:
             return
@@ -180,7 +185,8 @@ class EpochRow:
         rate, gamma: At the epoch's last step.
         objective: Mean over the epoch's steps of the objective (equation 3), the penalty on the branches and
             the distillation included; None in epoch 0, like all `train_*`.
-        train_loss: Mean cross-entropy of the final output on the augmented training images, in nats.
+        train_loss: Mean cross-entropy of the final output on the augmented training images, in nats; None
+            without labels.
         train_exit_loss: The same, mean over exits 0..N-1; None without stage cost.
         train_distillation: Mean of the distillation loss; None without a teacher.
         branch_penalty: ``lambda / 2 * sum_k ||w_F,k||^2`` after the epoch.
@@ -229,6 +235,7 @@ class FinetuneOutcome:
         classes: Number of its logits.
         loads_in_timm: Whether plain timm can load the result.
         needs_family: Whether reading the result back takes the adapter of a family that is not resprune's.
+        constructor: Expression of torchvision's that builds the result; empty where it has none.
     """
 
     origin: NetworkSummary
@@ -244,6 +251,7 @@ class FinetuneOutcome:
     classes: int
     loads_in_timm: bool
     needs_family: bool
+    constructor: str = ""
 
     @property
     def best(self) -> EpochRow:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 from importlib.metadata import version
 from pathlib import PurePath
 
-from resprune.records import Evaluation, FinetuneOutcome, PruneOutcome
+from resprune.records import DataSummary, Evaluation, FinetuneOutcome, PruneOutcome
+from resprune.report import hub
+
+WEIGHTS = "model.safetensors"
 
 
-def model_card(outcome: PruneOutcome, folder: str) -> str:
-    """Return the folder's ``README.md``: what it is, where it comes from, how to load it.
+def model_card(outcome: PruneOutcome, folder: str, command: str = "") -> str:
+    """Return the folder's ``README.md``: what it is, where it comes from, how to make it again and load it.
 
     Args:
         outcome: What was done.
         folder: The folder's name, for the examples.
+        command: That did it; empty where it was done from Python.
     """
     origin, result, plan = outcome.origin, outcome.result, outcome.plan
     source = PurePath(origin.origin.path).name
@@ -24,7 +29,10 @@ def model_card(outcome: PruneOutcome, folder: str) -> str:
     removed = ", ".join(map(str, plan.removed)) or "none"
     verified = outcome.verified
     before_recovery = " before recovery" if outcome.kept else ""
-    return f"""{_front_matter(outcome)}
+    blocks = f"--remove {removed.replace(' ', '')}" if plan.removed else f"--depth {plan.depth}"
+    again = f"resprune prune {shlex.quote(source)} {blocks} --out {shlex.quote(folder)}"
+    again = f"Made from Python. The same blocks are removed by\n\n```sh\n{again}\n```"
+    return f"""{_front_matter(outcome, folder, outcome.after, outcome.data)}
 # {folder}
 
 {result.architecture.name}: `{source}` ({origin.architecture.name}) with {len(plan.removed)} of its
@@ -44,6 +52,8 @@ Measured on {measured}.{_recovered(outcome)}
 - Check: the logits{before_recovery} equal {verified.against} to within {verified.max_abs_difference:.2g}.
 - Origin: SHA-256 `{origin.origin.sha256}`.
 - Input: {_recipe(outcome)}.
+
+{_making(command, again)}
 
 {_loading(outcome, folder)}"""
 
@@ -67,12 +77,13 @@ def _recovered(outcome: PruneOutcome) -> str:
     return "\n\n" + "\n".join(lines) + seen
 
 
-def finetuned_card(outcome: FinetuneOutcome, folder: str) -> str:
+def finetuned_card(outcome: FinetuneOutcome, folder: str, command: str = "") -> str:
     """Return the ``README.md`` of a fine-tuned network's folder.
 
     Args:
         outcome: What was done so far.
         folder: The folder's name, for the examples.
+        command: That did it; empty where it was done from Python.
     """
     origin, recipe, best, start = outcome.origin, outcome.recipe, outcome.best, outcome.rows[0]
     measured = "nothing was held out"
@@ -83,7 +94,7 @@ def finetuned_card(outcome: FinetuneOutcome, folder: str) -> str:
         teacher = f", distillation from {PurePath(outcome.teacher).name}, weight {recipe.teacher_weight:g}"
         teacher += f", temperature {recipe.temperature:g}"
     gamma = f"{recipe.gamma:g}" + ("" if recipe.gamma_end is None else f" to {recipe.gamma_end:g}")
-    return f"""{_front_matter(outcome)}
+    return f"""{_front_matter(outcome, folder, best.final, outcome.held_out)}
 # {folder}
 
 {outcome.result.architecture.name}: `{PurePath(origin.origin.path).name}` trained with the stage cost by
@@ -105,27 +116,36 @@ Measured on {measured}; the test images were not looked at.
 - Origin: SHA-256 `{origin.origin.sha256 or "none, trained from scratch"}`.
 - Input: {_recipe(outcome)}.
 
+{_making(command, "Made from Python, by the recipe in `config.json`.")}
+
 {_loading(outcome, folder)}"""
 
 
-def _front_matter(outcome: PruneOutcome | FinetuneOutcome) -> str:
+def _front_matter(
+    outcome: PruneOutcome | FinetuneOutcome, folder: str, figures: Evaluation | None, data: DataSummary | None
+) -> str:
     library = "timm" if outcome.loads_in_timm else "resprune"
-    return f"""---
-library_name: {library}
-tags:
-- image-classification
-- resprune
----
-"""
+    accuracy = None if figures is None else figures.accuracy
+    return hub.front_matter(library, outcome.origin, name=folder, accuracy=accuracy, data=data)
+
+
+def _making(command: str, made_in_python: str) -> str:
+    if not command:
+        return f"## Make it again\n\n{made_in_python}"
+    return f"## Make it again\n\n```sh\n{command}\n```"
 
 
 def _loading(outcome: PruneOutcome | FinetuneOutcome, folder: str) -> str:
-    return f"""## Load it
-
-```python
-{_load(outcome, folder)}
-```
-"""
+    """Return how every library that can loads the folder."""
+    names = {"timm": outcome.loads_in_timm, "torchvision": bool(outcome.constructor)}
+    names |= {"adapter": outcome.needs_family, "safetensors": not outcome.needs_family}
+    given = {"folder": folder, "file": f"{folder}/{WEIGHTS}", "constructor": outcome.constructor}
+    lines = [hub.loading(name, **given) for name, able in names.items() if able]
+    text = "\n\nor\n\n".join(f"```python\n{own}\n```" for own in lines)
+    if outcome.needs_family:
+        name = outcome.result.architecture.family
+        text += f"\n\n`adapter` is the `resprune.families.Family` of the name {name!r}."
+    return f"## Load it\n\n{text}\n"
 
 
 def _share(fraction: float | None) -> str:
@@ -147,13 +167,3 @@ def _recipe(outcome: PruneOutcome | FinetuneOutcome) -> str:
     scale = "" if recipe.resize is None else f"shorter side scaled to {recipe.resize}, centre crop, "
     size = f"{recipe.channels} x {recipe.height} x {recipe.width}"
     return f"{scale}{size}, mean {recipe.mean}, standard deviation {recipe.std} of [0, 1] pixels"
-
-
-def _load(outcome: PruneOutcome | FinetuneOutcome, folder: str) -> str:
-    if outcome.loads_in_timm:
-        return f'import timm\n\nmodel = timm.create_model("local-dir:{folder}", pretrained=True).eval()'
-    if outcome.needs_family:
-        name = outcome.result.architecture.family
-        load = f'model = resprune.load("{folder}", family=adapter).network  # an nn.Module in eval mode'
-        return f"import resprune\n\n{load}\n# adapter: the resprune.families.Family of the name {name!r}"
-    return f'import resprune\n\nmodel = resprune.load("{folder}").network  # an nn.Module in eval mode'

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from resprune.records import ExportOutcome
+from resprune.report import hub
 from resprune.report.wording import recipe_of
 
 _LIBRARIES = {"timm": "timm", "hf": "transformers", "safetensors": "resprune"}
@@ -28,6 +29,8 @@ def summary(outcome: ExportOutcome) -> RenderableType:
         grid.add_row("MACs", _more(origin.macs, result.macs))
     if outcome.folded:
         grid.add_row("folded", f"{outcome.folded} batch norms into the convolutions before them")
+    if outcome.merged:
+        grid.add_row("merged", f"{outcome.merged} projections into the ones behind them")
     grid.add_row(
         "checked",
         f"largest difference {verified.max_abs_difference:.2g} from {verified.against}"
@@ -51,14 +54,7 @@ def card(outcome: ExportOutcome) -> str:
 - Compatible form: {result.blocks - origin.blocks} blocks that had been removed are whole again with a branch
   that is exactly zero. They cost
   {result.parameters - origin.parameters:,} parameters and {result.macs - origin.macs:,} MACs."""
-    return f"""---
-library_name: {_LIBRARIES[outcome.format]}
-pipeline_tag: image-classification
-tags:
-- image-classification
-- resprune
----
-
+    return f"""{hub.front_matter(_LIBRARIES[outcome.format], origin)}
 # {PurePath(outcome.folder).name}
 
 {result.architecture.name}, exported from `{source}` ({origin.architecture.name})
@@ -80,26 +76,5 @@ by resprune {version("resprune")}.
 
 def loading(outcome: ExportOutcome) -> str:
     """Return the lines of Python that load an export."""
-    folder = PurePath(outcome.folder).name
-    file = outcome.files[0]
-    lines = {
-        "timm": f'import timm\n\nmodel = timm.create_model("local-dir:{folder}", pretrained=True).eval()',
-        "hf": (
-            "from transformers import AutoImageProcessor, AutoModelForImageClassification\n\n"
-            f'processor = AutoImageProcessor.from_pretrained("{folder}")\n'
-            f'model = AutoModelForImageClassification.from_pretrained("{folder}").eval()'
-        ),
-        "safetensors": (
-            f'import resprune\n\nmodel = resprune.load("{folder}").network  # an nn.Module in eval mode'
-        ),
-        "torchvision": (
-            "import torchvision\nfrom safetensors.torch import load_file\n\n"
-            f'model = {outcome.constructor}.eval()\nmodel.load_state_dict(load_file("{file}"))'
-        ),
-        "onnx": (
-            f'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{file}")\n'
-            'logits = session.run(["logits"], {"images": images})[0]'
-        ),
-        "torch-export": f'import torch\n\nmodel = torch.export.load("{file}").module()',
-    }
-    return lines[outcome.format]
+    folder, file = PurePath(outcome.folder).name, outcome.files[0]
+    return hub.loading(outcome.format, folder=folder, file=file, constructor=outcome.constructor)

@@ -108,7 +108,7 @@ def _shown(study: Study) -> dict[str, Any]:
 def _priced(study: FrontierStudy) -> dict[str, Any]:
     images = "none" if study.data is None else images_of(study.data)
     made = [("checkpoint", study.path), ("SHA-256", study.sha256), ("images", images)]
-    made.append(("versions", f"resprune {study.version}"))
+    made += _how(study)
     return {"name": study.name, "rows": [tradeoff.cells(point) for point in study.points], "made": made}
 
 
@@ -177,7 +177,7 @@ def _terms(study: Study) -> list[str]:
 
 
 def _made(study: Study) -> list[tuple[str, str]]:
-    analysis, made = study.analysis, study.made
+    analysis = study.analysis
     lines = [
         ("checkpoint", analysis.network.origin.path),
         ("SHA-256", analysis.network.origin.sha256),
@@ -187,7 +187,11 @@ def _made(study: Study) -> list[tuple[str, str]]:
     recipe = analysis.data.preprocessing
     if recipe is not None:
         lines.append(("input", f"{recipe_of(recipe)} [{recipe.source}]"))
-    lines.append(("tolerance", f"{analysis.tolerance:g}"))
+    return [*lines, ("tolerance", f"{analysis.tolerance:g}"), *_how(study)]
+
+
+def _how(study: Study | FrontierStudy) -> list[tuple[str, str]]:
+    made, lines = study.made, []
     if "seed" in made:
         lines.append(("seed", str(made["seed"])))
     others = "".join(f", {name} {text}" for name, text in made.get("versions", {}).items())

@@ -43,7 +43,9 @@ def plan(chosen: PrunePlan, origin: NetworkSummary, result: NetworkSummary) -> R
 def prune(outcome: PruneOutcome) -> RenderableType:
     """Return the figures before and after, those of every step between them, and the check."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    steps = [(_DONE.get(tried.kind, tried.kind), tried.figures or outcome.after) for tried in outcome.kept]
+    steps = [(_DONE.get(tried.kind, tried.kind), own) for tried in outcome.kept if (own := tried.figures)]
+    if (steps[-1][1] if steps else outcome.raw) != outcome.after:  # the last of several rounds kept nothing
+        steps.append(("after", outcome.after))
     figures = [("before", outcome.before), ("raw" if steps else "after", outcome.raw), *steps]
     table.add_column("")
     for title, _ in figures:
@@ -61,7 +63,8 @@ def prune(outcome: PruneOutcome) -> RenderableType:
     verified = outcome.verified
     against = verified.against + (" before recovery" if steps else "")
     check = f"Checked: logits equal {against}, largest difference {verified.max_abs_difference:.1e}"
-    lines = [f"{check} ({where}).", *map(recovery, outcome.recovered), *controls(outcome)]
+    tried = [recovery(own, len(outcome.plan.removed)) for own in outcome.recovered]
+    lines = [f"{check} ({where}).", *tried, *controls(outcome)]
     return Group(*input_lines(outcome.data), table, Text(), *map(Text, lines))
 
 
@@ -69,14 +72,15 @@ _DONE = {"batch-norm statistics": "statistics", "compensation": "compensated", "
 """Headings of the columns with figures after each kind of recovery."""
 
 
-def recovery(tried: Recovery) -> str:
-    """Return what was done, and whether it helped."""
+def recovery(tried: Recovery, blocks: int) -> str:
+    """Return what was done, and whether it helped; ``blocks`` are to be removed altogether."""
     where = f" ({tried.split})" if tried.split else ""
     change = f"{tried.before:.3g} -> {tried.after:.3g} nats on {tried.held_out:,} others"
     done = "Kept" if tried.kept else "Tried and left, since it does not help"
     if not tried.held_out:
         change = "not measured, none were held out"
     how = "" if tried.recipe is None else f", {_length(tried.recipe)}"
+    how += "" if tried.removed == blocks else f", without {tried.removed} of {blocks} blocks"
     return f"{done}: {tried.kind}, {tried.images:,} images{where}{how}, divergence from the original {change}."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import PurePath
@@ -14,17 +15,23 @@ from resprune.records import (
     Band,
     BenchOutcome,
     Bounds,
+    CheckOutcome,
     Classwise,
     Comparison,
+    Condition,
     DataSummary,
     EpochRow,
     Evaluation,
     ExportOutcome,
+    Figures,
     FinetuneOutcome,
+    Frontier,
     NetworkSummary,
+    Outcomes,
     Preprocessing,
     PruneOutcome,
     PrunePlan,
+    ReadBack,
     Recovery,
     Remedy,
     Subject,
@@ -66,11 +73,27 @@ def analyze(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def made(command: str, seed: int) -> dict[str, Any]:
-    """Return what is added about how an analysis was made."""
+def made(
+    command: str, seed: int, *, threads: int | None = None, config: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what is added about how a result was made.
+
+    Args:
+        command: As it was typed.
+        seed: Of everything drawn.
+        threads: CPU threads of torch.
+        config: Name, hash and options of the file that ``--config`` named.
+    """
     libraries = {name: version(name) for name in ("torch", "timm")}
     versions = {"python": platform.python_version()} | libraries
-    return {"made": {"command": command, "seed": seed, "versions": versions}}
+    return {
+        "made": {"command": command, "seed": seed, "versions": versions, "threads": threads, "config": config}
+    }
+
+
+def command_of(made: dict[str, Any] | None) -> str:
+    """Return the command of what `made` returned; empty where there is none."""
+    return (made or {}).get("made", {}).get("command", "")
 
 
 def bounds(found: Bounds, sub: NetworkSummary) -> dict[str, Any]:
@@ -137,17 +160,21 @@ def planned(
 ) -> dict[str, Any]:
     """Return what ``resprune prune --dry-run --json`` prints: the plan and the sizes, nothing carried out."""
     nothing = {"accuracy": None, "loss": None}
-    return _head("prune", origin, choice) | {
-        "choice": None if choice is None else _data(choice),
-        "plan": plan(chosen),
-        "before": nothing | _size(origin),
-        "raw": nothing,
-        "after": nothing | _size(result),
-        "recovery": [],
-        "controls": [],
-        "verified": None,
-        "output": None,
-    }
+    return (
+        _head("prune", origin, choice)
+        | {
+            "choice": None if choice is None else _data(choice),
+            "plan": plan(chosen),
+            "before": nothing | _size(origin),
+            "raw": nothing,
+            "after": nothing | _size(result),
+            "recovery": [],
+            "controls": [],
+            "verified": None,
+            "output": None,
+        }
+        | read_back(None)
+    )
 
 
 def plan(chosen: PrunePlan) -> dict[str, Any]:
@@ -158,10 +185,42 @@ def plan(chosen: PrunePlan) -> dict[str, Any]:
         "kept": list(chosen.kept),
         "depth": chosen.depth,
         "reasons": list(chosen.reasons),
+        "order": list(chosen.order),
         "divergence": chosen.divergence,
         "speed": None if chosen.speed is None else asdict(chosen.speed),
         "beside": [asdict(other) | {"removed": list(other.removed)} for other in chosen.beside],
     }
+
+
+def frontier(found: Frontier) -> dict[str, Any]:
+    """Return what ``resprune prune --frontier --json`` prints: one entry a depth, the network itself first."""
+    whole = found.points[0].latency
+    return _head("frontier", found.network, found.data) | {
+        "choice": _data(found.choice),
+        "method": found.method,
+        "order": list(found.order),
+        "threads": whole.threads,
+        "device": whole.device,
+        "batch_size": whole.batch_size,
+        "frontier": [
+            {
+                "removed": list(point.removed),
+                "blocks": point.blocks,
+                "macs": point.macs,
+                "parameters": point.parameters,
+                "latency_ms": {"median": point.latency.median_ms, "iqr": point.latency.iqr_ms},
+                "ratio": point.latency.ratio_to(whole).median,
+                "raw": _judged(point.raw),
+                "statistics": None if point.statistics is None else _judged(point.statistics),
+                "recovered": _judged(point.recovered),
+            }
+            for point in found.points
+        ],
+    }
+
+
+def _judged(figures: Figures) -> dict[str, Any]:
+    return _figures(figures.evaluation) | {"divergence": figures.divergence}
 
 
 def recovery(tried: Recovery) -> dict[str, Any]:
@@ -174,9 +233,16 @@ def recovery(tried: Recovery) -> dict[str, Any]:
         "held_out": tried.held_out,
         "divergence": {key: getattr(tried, key) if measured else None for key in ("before", "after")},
         "kept": tried.kept,
+        "removed": tried.removed,
         "figures": None if tried.figures is None else _figures(tried.figures),
         "recipe": None if tried.recipe is None else tried.recipe.to_json(),
     }
+
+
+def read_back(found: ReadBack | None) -> dict[str, Any]:
+    """Return what is added about reading a folder back; None where it was not."""
+    told = None if found is None else asdict(found) | {"readers": list(found.readers)}
+    return {"read_back": told}
 
 
 def remedies(found: tuple[Remedy, ...]) -> dict[str, Any]:
@@ -257,6 +323,42 @@ def compare(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def check(outcome: CheckOutcome) -> dict[str, Any]:
+    """Return what ``resprune check --json`` prints."""
+    own, its, outcomes = outcome.figures, outcome.figures_against, outcome.outcomes
+    nothing = {"accuracy": None, "loss": None}
+    beside = None
+    if outcome.against is not None:
+        beside = {"checkpoint": _checkpoint(outcome.against)} | (nothing if its is None else _figures(its))
+    return (
+        _head("check", outcome.candidate, outcome.data)
+        | (nothing if own is None else _figures(own))
+        | {
+            "against": beside,
+            "outcomes": None if outcomes is None else _outcomes(outcomes),
+            "confidence": outcome.confidence,
+            "strict": outcome.strict,
+            "conditions": [_condition(condition) for condition in outcome.conditions],
+            "verdict": outcome.verdict,
+            "exit_status": outcome.exit_status,
+        }
+    )
+
+
+def _condition(condition: Condition) -> dict[str, Any]:
+    own = condition.interval
+    return asdict(condition) | {"interval": None if own is None else [own.low, own.high]}
+
+
+def _outcomes(outcomes: Outcomes) -> dict[str, int]:
+    return {
+        "both": outcomes.both,
+        "only_checkpoint": outcomes.only_second,
+        "only_against": outcomes.only_first,
+        "neither": outcomes.neither,
+    }
+
+
 def export(outcome: ExportOutcome) -> dict[str, Any]:
     """Return what ``resprune export --json`` prints."""
     origin, result = outcome.origin, outcome.result
@@ -269,6 +371,7 @@ def export(outcome: ExportOutcome) -> dict[str, Any]:
         "format": outcome.format,
         "zeroed": restored if restored["blocks"] else None,
         "folded": outcome.folded,
+        "merged": outcome.merged,
         "verified": asdict(outcome.verified) | {"samples": outcome.samples},
         "output": {"folder": outcome.folder, "files": list(outcome.files)},
     }
@@ -351,7 +454,27 @@ def portable(report: dict[str, Any]) -> dict[str, Any]:
     for key, name in (("checkpoint", "path"), ("data", "spec"), ("choice", "spec"), ("held_out", "spec")):
         if report.get(key):
             report[key] = report[key] | {name: PurePath(report[key][name]).name}
+    if report.get("made"):
+        how = report["made"]
+        words = shlex.join(_name_of(word) for word in shlex.split(how["command"]))
+        report["made"] = how | {"command": words}
+        if how["config"] is not None:
+            config = how["config"]
+            given = {key: _portable_value(value) for key, value in config["options"].items()}
+            report["made"] |= {"config": config | {"file": _name_of(config["file"]), "options": given}}
     return report
+
+
+def _name_of(word: str) -> str:
+    """Return a word of a command, a path in it cut to its name."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return option + equals + (PurePath(value).name if "/" in value else value)
+
+
+def _portable_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_name_of(item) for item in value]
+    return _name_of(value) if isinstance(value, str) else value
 
 
 def _head(command: str, subject: Subject, data: DataSummary | None = None) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from resprune.records import DataSummary, Evaluation, FrontierPoint, FrontierStudy
+from resprune.records import DataSummary, Evaluation, Figures, FrontierPoint, FrontierStudy
 from resprune.report.drawing import Plot, line
-from resprune.report.places import Place, amount, count, fraction, or_none, text
+from resprune.report.places import Place, amount, count, fraction, made, or_none, text
 from resprune.report.wording import percent
 
 if TYPE_CHECKING:
@@ -23,11 +23,13 @@ COLUMNS = (
     "MACs",
     "parameters",
     "latency\nms",
-    "divergence\nnats",
-    "accuracy, cut\n%",
-    "accuracy, recovered\n%",
+    "cut\nnats",
+    "cut\n%",
+    "recovered\nnats",
+    "recovered\n%",
 )
 _Price = Callable[[FrontierPoint], float]
+_Worth = Callable[[Figures], float]
 
 
 def frontier(content: Any, name: str, *, where: object = None) -> FrontierStudy:
@@ -52,41 +54,39 @@ def frontier(content: Any, name: str, *, where: object = None) -> FrontierStudy:
         summary,
         points,
         top.get("version", text),
+        made(top),
     )
 
 
 def _point(place: Place) -> FrontierPoint:
     latency = place.inner("latency_ms", optional=True)
-    raw = _figures(place.inner("raw"))
-    recovered = place.inner("recovered", optional=True)
     return FrontierPoint(
         removed=place.values("removed", count),
         blocks=place.get("blocks", count),
         macs=place.get("macs", count),
         parameters=place.get("parameters", count),
-        divergence=place.get("divergence", amount),
         latency_ms=None if latency is None else (latency.get("median", amount), latency.get("iqr", amount)),
-        raw=raw,
-        recovered=raw if recovered is None else _figures(recovered),
+        raw=_figures(place.inner("raw")),
+        recovered=_figures(place.inner("recovered")),
     )
 
 
-def _figures(place: Place) -> Evaluation:
-    return Evaluation(
-        place.get("accuracy", or_none(fraction)), None, place.get("loss", or_none(amount)), samples=0
-    )
+def _figures(place: Place) -> Figures:
+    accuracy, loss = place.get("accuracy", or_none(fraction)), place.get("loss", or_none(amount))
+    return Figures(Evaluation(accuracy, None, loss, samples=0), place.get("divergence", amount))
 
 
 def plots(studies: Sequence[FrontierStudy]) -> list[Plot]:
-    """Return accuracy against MACs and against latency, as far as they were measured."""
-    if not any(point.raw.accuracy is not None for study in studies for point in study.points):
+    """Return accuracy, or divergence where no images had labels, against MACs and against latency."""
+    points = [point for study in studies for point in study.points]
+    if not points:
         return []
-    largest = max(point.macs for study in studies for point in study.points)
+    largest = max(point.macs for point in points)
     prefix, unit = ("10^9", 1e9) if largest >= 1e9 else ("10^6", 1e6)
-    made = [_plot("macs", "MACs", f"MACs an image / {prefix}", lambda point: point.macs / unit, studies)]
-    if any(point.latency_ms is not None for study in studies for point in study.points):
-        made.append(_plot("latency", "latency", "latency / ms (median; bar: middle half)", _latency, studies))
-    return made
+    drawn = [_plot("macs", "MACs", f"MACs an image / {prefix}", lambda point: point.macs / unit, studies)]
+    if any(point.latency_ms is not None for point in points):
+        drawn.append(_plot("latency", "latency", "latency / ms (median; bar: middle half)", _latency, studies))
+    return drawn
 
 
 def _latency(point: FrontierPoint) -> float:
@@ -98,12 +98,14 @@ def _plot(key: str, title: str, axis: str, price: _Price, studies: Sequence[Fron
     labels = said
     if len(studies) > 1:
         labels = tuple(f"{i}. {study.name}, {word}" for i, study in enumerate(studies, 1) for word in said)
+    labelled = any(own.raw.evaluation.accuracy is not None for study in studies for own in study.points)
+    what, worth = ("Accuracy", _accuracy) if labelled else ("Divergence", _divergence)
     name = f"frontier-{key}"
     return Plot(
         name,
-        f"Accuracy against {title}",
-        f"Accuracy of networks with fewer and fewer blocks against their {title}",
-        partial(_draw, name, axis, price, studies),
+        f"{what} against {title}",
+        f"{what} of networks with fewer and fewer blocks against their {title}",
+        partial(_draw, name, axis, price, worth, studies),
         (),
         labels,
     )
@@ -113,6 +115,7 @@ def _draw(
     name: str,
     axis: str,
     price: _Price,
+    worth: _Worth,
     studies: Sequence[FrontierStudy],
     axes: Axes,
     colours: Mapping[str, str],
@@ -121,7 +124,7 @@ def _draw(
     for study in studies:
         prices = [price(point) for point in study.points]
         for figures in ([point.raw for point in study.points], [point.recovered for point in study.points]):
-            values = [math.nan if own.accuracy is None else 100 * own.accuracy for own in figures]
+            values = [worth(own) for own in figures]
             curves.append(line(axes, name, len(curves), values, colours, over=prices))
         if price is _latency:
             spreads = [point.latency_ms or (math.nan, 0.0) for point in study.points]
@@ -130,8 +133,17 @@ def _draw(
                 elinewidth=0.8, zorder=2,
             )  # fmt: skip
     axes.set_xlabel(axis)
-    axes.set_ylabel("accuracy / %")
+    axes.set_ylabel("accuracy / %" if worth is _accuracy else "divergence from the original / nats")
     return curves
+
+
+def _accuracy(figures: Figures) -> float:
+    accuracy = figures.evaluation.accuracy
+    return math.nan if accuracy is None else 100 * accuracy
+
+
+def _divergence(figures: Figures) -> float:
+    return figures.divergence
 
 
 def cells(point: FrontierPoint) -> list[tuple[str, str]]:
@@ -144,7 +156,11 @@ def cells(point: FrontierPoint) -> list[tuple[str, str]]:
         (f"{point.macs:,}", str(point.macs)),
         (f"{point.parameters:,}", str(point.parameters)),
         (latency, "" if point.latency_ms is None else repr(point.latency_ms[0])),
-        (f"{point.divergence:.3g}", repr(point.divergence)),
-        (percent(point.raw.accuracy), percent(point.raw.accuracy)),
-        (percent(point.recovered.accuracy), percent(point.recovered.accuracy)),
+        *_worth_of(point.raw),
+        *_worth_of(point.recovered),
     ]
+
+
+def _worth_of(figures: Figures) -> list[tuple[str, str]]:
+    accuracy = percent(figures.evaluation.accuracy)
+    return [(f"{figures.divergence:.3g}", repr(figures.divergence)), (accuracy, accuracy)]

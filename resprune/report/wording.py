@@ -6,7 +6,7 @@ import math
 
 from rich.text import Text
 
-from resprune.records import BARE, Analysis, BlockRow, DataSummary, Preprocessing
+from resprune.records import BARE, Analysis, BlockRow, DataSummary, Preprocessing, ReadBack
 
 
 def stage_of(letters: str) -> str:
@@ -36,6 +36,17 @@ def input_lines(data: DataSummary | None) -> list[Text]:
     """Return one line about how images became the network's input, where that is known."""
     recipe = None if data is None else data.preprocessing
     return [] if recipe is None else [Text(f"Input: {recipe_of(recipe)} [{recipe.source}]")]
+
+
+def read_back(found: ReadBack | None) -> str:
+    """Return what reading a folder back showed."""
+    if found is None:
+        return "Not read back: only the network's own adapter can build it."
+    kind = "images" if found.inputs == "images" else "seeded inputs"
+    return (
+        f"Read back by {found.place}: largest difference of the logits {found.max_abs_difference:.2g}"
+        f" ({found.samples} {kind})."
+    )
 
 
 def size_of(recipe: Preprocessing) -> str:

@@ -155,7 +155,7 @@ class _Run:
 
     def _finish(self, step: int, means: Tensor | None, started: float, speed: float) -> None:
         """Measure after an epoch, keep the network where it is the best, write the state."""
-        row = measure_epoch(self.learner, self.data.held_out, step, means, started, speed)
+        row = measure_epoch(self.learner, self.data, step, means, started, speed)
         # The untrained network is measured to compare with; it is no candidate.
         before = [old.score for old in self.rows if old.steps > 0 and old.score is not None]
         row = replace(row, best=row.score is None or not before or row.score <= min(before))

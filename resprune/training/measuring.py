@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from resprune.data import Batches
+from resprune.data import Batches, TrainingData
 from resprune.records import EpochRow, Evaluation
 from resprune.stage_cost import branch_penalty, zero_branches
 from resprune.training.learner import Learner
@@ -18,20 +18,20 @@ from resprune.trajectory import Tally
 
 
 def measure_epoch(
-    learner: Learner, held_out: Batches | None, step: int, sums: Tensor | None, started: float, speed: float
+    learner: Learner, data: TrainingData, step: int, sums: Tensor | None, started: float, speed: float
 ) -> EpochRow:
     """Measure after ``step`` steps; the row's ``best`` is not decided yet.
 
     Args:
         learner: Of the run.
-        held_out: Images; None measures nothing.
+        data: Of the run; without images held out nothing is measured.
         step: Steps done.
         sums: Mean losses of the epoch over this process's steps; None before any training.
         started: `time.monotonic` at the epoch's beginning.
         speed: Images a second in training.
     """
     student, plan, recipe = learner.average, learner.plan, learner.recipe
-    tally = None if held_out is None else _measure(student, held_out, learner.engine)
+    tally = None if data.held_out is None else _measure(student, data.held_out, learner.engine)
     exits = () if tally is None else tuple(tally.result(k) for k in range(tally.networks - 1))
     final = None if tally is None else tally.result()
     stages = [block.stage for block in student.chain.blocks]
@@ -49,7 +49,7 @@ def measure_epoch(
         rate=plan.rate(max(0, step - 1)),
         gamma=plan.gamma(max(0, step - 1)),
         objective=losses[0],
-        train_loss=losses[1],
+        train_loss=losses[1] if data.labelled else None,
         train_exit_loss=losses[2] if student.exits is not None else None,
         train_distillation=losses[3] if learner.teacher is not None else None,
         branch_penalty=penalty,

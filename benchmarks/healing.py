@@ -1,0 +1,56 @@
+"""What the weight of the states and the rate do to a healing, on training images that were held out.
+
+Blocks are removed, the network is recovered and healed; divergence from the original and accuracy are
+those of the images that the healing holds out. No test image is read.
+
+    python benchmarks/healing.py CHECKPOINT CIFAR10 --remove 1,4,5 --weights 0 1 10 100 300 1000 --rates 0.02
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from dataclasses import replace
+
+import torch
+
+import resprune
+from resprune import trajectory
+from resprune.records import RECIPES
+from resprune.restoration import Restoration
+from resprune.surgery import remove_blocks
+
+
+def main() -> None:
+    """Print one row for each weight and rate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint")
+    parser.add_argument("data")
+    parser.add_argument("--remove", required=True)
+    parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 1.0, 10.0, 100.0, 300.0, 1000.0])
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.02])
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--steps", type=int, help="in the place of epochs")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    chain = resprune.load(options.checkpoint)
+    plan = resprune.select(remove=options.remove.split(","), paths=[block.path for block in chain.blocks])
+    cut = remove_blocks(chain, plan)
+    print("| weight of the states | rate | divergence, nats | accuracy % (held-out training images) |")
+    print("|---|---|---|---|")
+    for weight, rate in itertools.product(options.weights, options.rates):
+        recipe = replace(RECIPES["heal"], epochs=options.epochs, steps=options.steps, rate=rate)
+        recipe = replace(recipe, feature_weight=weight)
+        restoration = Restoration.open(chain, options.data, heal=recipe, device="cpu")
+        restored = restoration.restore(cut, plan)
+        _, healing = restored.steps[-1]
+        assert restoration.healer is not None
+        held_out = restoration.healer.images.held_out
+        assert held_out is not None
+        accuracy = trajectory.evaluate(restored.network, held_out).accuracy or 0.0
+        print(f"| {weight:g} | {rate:g} | {healing.after:.3f} | {100 * accuracy:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""How much of the multiply-accumulates that are saved arrives as time saved, eager mode on the CPU.
+
+Of every network about a third of the blocks goes, none of them with a projection: the last ones of each stage.
+Weights are random: they do not change how long a call takes. Both networks are called in turn in every round,
+and the ratio of their times is taken within the round.
+
+    python benchmarks/speed.py --threads 1
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+import torchvision
+from selection import random_network
+
+import resprune
+from resprune.chain import ResidualChain
+from resprune.checkpoint import Checkpoint
+from resprune.opening import open_chain
+from resprune.pipeline import select
+from resprune.records import Origin
+from resprune.surgery import remove_blocks
+
+REMOVED = {
+    "resnet18": (1, 3, 5),
+    "resnet50": (2, 6, 11, 12, 15),
+    "27-block CIFAR": (6, 7, 8, 15, 16, 17, 24, 25, 26),
+}
+
+
+def main() -> None:
+    """Print one row for each network and batch size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=20, help="of batches of 32; ten times as many of one")
+    parser.add_argument("--channels-last", action="store_true", help="weights and input in that memory format")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    layout = "channels last" if options.channels_last else "contiguous"
+    print(f"torch {torch.__version__}, threads: {options.threads}, {layout}\n")
+    print("| network | input | blocks | batch | MACs saved | time saved | arrives | ms before | ms after |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, removed in REMOVED.items():
+        chain = _network(name)
+        pruned = remove_blocks(chain, select(remove=removed, blocks=chain.depth))
+        saved = 1 - pruned.summary.macs / chain.summary.macs
+        if options.channels_last:
+            for own in (chain, pruned):
+                own.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        for batch in (1, 32):
+            rounds = options.rounds * (10 if batch == 1 else 1)
+            outcome = resprune.bench(
+                pruned, chain, batch_size=batch, rounds=rounds, channels_last=options.channels_last
+            )
+            assert outcome.ratio is not None
+            assert outcome.against is not None
+            low, middle, high = (
+                1 - own for own in (outcome.ratio.high, outcome.ratio.median, outcome.ratio.low)
+            )
+            before, after = outcome.against.latency.median_ms, outcome.first.latency.median_ms
+            print(
+                f"| {name} | {chain.preprocessing.height} | {chain.depth} -> {pruned.depth} | {batch}"
+                f" | {saved:.1%} | {middle:.1%} ({low:.1%} to {high:.1%}) | {middle / saved:.0%}"
+                f" | {before:.2f} | {after:.2f} |",
+                flush=True,
+            )
+
+
+def _network(name: str) -> ResidualChain:
+    if name not in torchvision.models.list_models():
+        return random_network()
+    torch.manual_seed(0)
+    weights = dict(torchvision.models.get_model(name).state_dict())
+    return open_chain(Checkpoint(weights, Origin(name, "0" * 64, "random")))
+
+
+if __name__ == "__main__":
+    main()

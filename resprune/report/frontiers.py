@@ -1,0 +1,57 @@
+"""All depths of a network on the terminal, 80 columns wide."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from resprune.records import Frontier, Point
+from resprune.report.wording import images_of, input_lines, percent
+
+
+def table(found: Frontier) -> RenderableType:
+    """Return one row for each depth: what goes, sizes and time in per cent, accuracy or else divergence."""
+    labelled = found.points[0].raw.evaluation.accuracy is not None
+    grid = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    unit = "acc %" if labelled else "nats"
+    titles = ("blocks", "without", "MACs\n%", "params\n%", "time\n%", "ms", f"raw\n{unit}")
+    for title in (*titles, f"statistics\n{unit}", f"recovered\n{unit}"):
+        grid.add_column(title, justify="right")
+    whole = found.points[0]
+    for index, point in enumerate(found.points):
+        grid.add_row(
+            str(point.blocks),
+            "" if not index else f"{'+ ' if index > 1 else ''}{found.order[index - 1]}",
+            f"{100 * point.macs / whole.macs:.1f}",
+            f"{100 * point.parameters / whole.parameters:.1f}",
+            f"{100 * point.latency.ratio_to(whole.latency).median:.1f}",
+            f"{point.latency.median_ms:.2f}",
+            *_outputs(point, labelled=labelled),
+        )
+    latency, images = whole.latency, whole.latency.batch_size
+    threads = f"{latency.threads} thread{'s' if latency.threads > 1 else ''}"
+    batch = f"batch of {images}" if images > 1 else "one image"
+    lines = [
+        f"Time: {batch}, {threads}, {latency.device}, eager mode, {latency.rounds} rounds in turns, medians.",
+        f"Order: {found.method}; chosen and recovered on {images_of(found.choice)}, without those that judge.",
+    ]
+    head = f"{found.network.architecture.name}, {images_of(found.data)}, held out"
+    return Group(Text(head), *input_lines(found.data), grid, Text(), *map(Text, lines))
+
+
+def _outputs(point: Point, *, labelled: bool) -> list[str]:
+    figures = (point.raw, point.statistics, point.recovered)
+    if labelled:
+        return ["" if own is None else percent(own.evaluation.accuracy) for own in figures]
+    return ["" if own is None else f"{own.divergence:.3g}" for own in figures]
+
+
+def point(measured: Point) -> str:
+    """Return what one depth is worth, as soon as it is measured."""
+    raw, own = measured.raw, measured.recovered
+    if own.evaluation.accuracy is None:
+        figures = f"divergence {raw.divergence:.3g} nats, {own.divergence:.3g} recovered"
+    else:
+        figures = f"{percent(raw.evaluation.accuracy)} %, {percent(own.evaluation.accuracy)} % recovered"
+    return f"{measured.blocks} blocks: {figures}"
