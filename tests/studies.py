@@ -69,9 +69,9 @@ def frontier(blocks: int = 5, *, seed: int = 0, latency: bool = True, labels: bo
     """Return a result of `prune --frontier` in which blocks go from the end."""
     draw = random.Random(seed)
 
-    def figures(gone: int) -> dict[str, Any]:
-        known = {key: draw.random() if labels else None for key in ("accuracy", "loss")}
-        return known | {"divergence": gone / 10}
+    def figures() -> dict[str, Any]:
+        accuracy, loss = (draw.random(), draw.random()) if labels else (None, None)
+        return {"accuracy": accuracy, "loss": loss, "divergence": draw.random()}
 
     points = [
         {
@@ -80,8 +80,8 @@ def frontier(blocks: int = 5, *, seed: int = 0, latency: bool = True, labels: bo
             "macs": 1_000_000 * (2 + blocks - gone),
             "parameters": 1000 * (2 + blocks - gone),
             "latency_ms": {"median": 3.0 - gone / 4, "iqr": 0.125} if latency else None,
-            "raw": figures(gone),
-            "recovered": figures(gone),
+            "raw": figures(),
+            "recovered": figures(),
         }
         for gone in range(blocks)
     ]

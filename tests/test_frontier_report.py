@@ -13,7 +13,7 @@ from studies import analysis, frontier, write
 from test_report import HOSTILE, Tree
 
 from resprune.errors import ResultError
-from resprune.report import frontiers, plots, reading
+from resprune.report import plots, reading, tradeoff
 
 
 def page_of(tmp_path: Path, **files: Any) -> Tree:
@@ -55,12 +55,28 @@ def test_frontiers_beside_analyses(tmp_path: Path) -> None:
 
 
 def test_what_was_not_measured_is_not_drawn() -> None:
-    def names(**options: bool) -> list[str]:
-        return [plot.name for plot in plots.plots([frontiers.frontier(frontier(**options), "net")])]
+    def titles(**options: bool) -> list[str]:
+        return [plot.title for plot in plots.plots([tradeoff.frontier(frontier(**options), "net")])]
 
-    assert names() == ["frontier-macs", "frontier-latency"]
-    assert names(latency=False) == ["frontier-macs"]
-    assert names(labels=False) == []
+    assert titles() == ["Accuracy against MACs", "Accuracy against latency"]
+    assert titles(latency=False) == ["Accuracy against MACs"]
+    assert titles(labels=False) == ["Divergence against MACs", "Divergence against latency"]
+
+
+def test_the_program_s_own_frontier(
+    cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = run("prune", cifar_file, "--data", image_folder(each=4), "--frontier", "--json")
+    assert done.exit_code == 0, done.output
+    (tmp_path / "own.json").write_text(done.stdout, encoding="utf-8")
+    tree = Tree(page_text(tmp_path))
+    assert [tree.points[f"frontier-{key}-1-points"] for key in ("macs", "latency")] == [9, 9]
+    assert any("prune" in part for part in tree.under("dd"))
+
+
+def page_text(tmp_path: Path) -> str:
+    assert run("report", tmp_path / "own.json", "--out", tmp_path / "own.html").exit_code == 0
+    return (tmp_path / "own.html").read_text(encoding="utf-8")
 
 
 def test_names_are_text(tmp_path: Path) -> None:

@@ -40,14 +40,14 @@ def run(chain: ResidualChain, data: str | None, *, csv: Path | None, as_json: bo
     """Measure the frontier, print it, and write its table."""
     from resprune.exploring import frontier
     from resprune.exporting.folder import write_text
-    from resprune.report import depths, pruning, results
+    from resprune.report import frontiers, pruning, results
 
     found = frontier(
         chain,
         data,
         progress=shell.progress,
         on_epoch=lambda row: shell.say(pruning.healed(row)),
-        tell=lambda point: shell.say(depths.point(point)),
+        tell=lambda point: shell.say(frontiers.point(point)),
         **options,
     )
     if csv is not None:
@@ -55,4 +55,4 @@ def run(chain: ResidualChain, data: str | None, *, csv: Path | None, as_json: bo
     if as_json:
         shell.print_json(results.frontier(found) | reporting.made(options["seed"]))
     else:
-        shell.show(depths.table(found))
+        shell.show(frontiers.table(found))

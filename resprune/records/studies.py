@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from resprune.records.results import Analysis, DataSummary, Evaluation
+from resprune.records.frontier import Figures
+from resprune.records.results import Analysis, DataSummary
 
 
 @dataclass(frozen=True)
@@ -80,20 +81,18 @@ class FrontierPoint:
         blocks: That are kept.
         macs: Multiply-accumulates for one image.
         parameters: Of the network.
-        divergence: Mean KL(original || pruned) of the outputs after recovery, nats.
         latency_ms: Median and width of the middle half; None where it was not measured.
         raw: Right after the cut.
-        recovered: After recovery; ``raw`` where there was none.
+        recovered: After recovery.
     """
 
     removed: tuple[int, ...]
     blocks: int
     macs: int
     parameters: int
-    divergence: float
     latency_ms: tuple[float, float] | None
-    raw: Evaluation
-    recovered: Evaluation
+    raw: Figures
+    recovered: Figures
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,7 @@ class FrontierStudy:
         data: The images; None where none were read.
         points: The original first.
         version: Of the resprune that measured it.
+        made: As in `Study`.
     """
 
     name: str
@@ -114,3 +114,4 @@ class FrontierStudy:
     data: DataSummary | None
     points: tuple[FrontierPoint, ...]
     version: str
+    made: Mapping[str, Any] = field(default_factory=dict)

@@ -1,150 +1,57 @@
-"""Frontiers: what pruned networks cost and are worth, read from JSON and drawn."""
+"""All depths of a network on the terminal, 80 columns wide."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
-from resprune.records import DataSummary, Evaluation, FrontierPoint, FrontierStudy
-from resprune.report.drawing import Plot, line
-from resprune.report.places import Place, amount, count, fraction, or_none, text
-from resprune.report.wording import percent
-
-if TYPE_CHECKING:
-    from matplotlib.artist import Artist
-    from matplotlib.axes import Axes
-
-SCHEMA = "resprune/frontier/1"
-COLUMNS = (
-    "blocks\nkept",
-    "removed",
-    "MACs",
-    "parameters",
-    "latency\nms",
-    "divergence, recovered\nnats",
-    "accuracy, cut\n%",
-    "accuracy, recovered\n%",
-)
-_Price = Callable[[FrontierPoint], float]
+from resprune.records import Frontier, Point
+from resprune.report.wording import images_of, input_lines, percent
 
 
-def frontier(content: Any, name: str, *, where: object = None) -> FrontierStudy:
-    """Return what the JSON of ``resprune prune --frontier`` says, checked value by value.
-
-    Raises:
-        ResultError: where it is none.
-    """
-    top = Place(content, "", where)
-    checkpoint, data = top.inner("checkpoint"), top.inner("data", optional=True)
-    summary = None
-    if data is not None:
-        split = data.get("split", or_none(text))
-        summary = DataSummary(data.get("spec", text), split, data.get("samples", count))
-    points = tuple(_point(place) for place in top.items("frontier"))
-    if not points or points[0].removed:
-        raise top.error("frontier", "the first entry is not the original, which lacks no block")
-    return FrontierStudy(
-        name,
-        checkpoint.get("path", text),
-        checkpoint.get("sha256", text),
-        summary,
-        points,
-        top.get("version", text),
-    )
-
-
-def _point(place: Place) -> FrontierPoint:
-    latency = place.inner("latency_ms", optional=True)
-    raw = _figures(place.inner("raw"))
-    recovered = place.inner("recovered")
-    return FrontierPoint(
-        removed=place.values("removed", count),
-        blocks=place.get("blocks", count),
-        macs=place.get("macs", count),
-        parameters=place.get("parameters", count),
-        divergence=recovered.get("divergence", amount),
-        latency_ms=None if latency is None else (latency.get("median", amount), latency.get("iqr", amount)),
-        raw=raw,
-        recovered=_figures(recovered),
-    )
-
-
-def _figures(place: Place) -> Evaluation:
-    return Evaluation(
-        place.get("accuracy", or_none(fraction)), None, place.get("loss", or_none(amount)), samples=0
-    )
-
-
-def plots(studies: Sequence[FrontierStudy]) -> list[Plot]:
-    """Return accuracy against MACs and against latency, as far as they were measured."""
-    if not any(point.raw.accuracy is not None for study in studies for point in study.points):
-        return []
-    largest = max(point.macs for study in studies for point in study.points)
-    prefix, unit = ("10^9", 1e9) if largest >= 1e9 else ("10^6", 1e6)
-    made = [_plot("macs", "MACs", f"MACs an image / {prefix}", lambda point: point.macs / unit, studies)]
-    if any(point.latency_ms is not None for study in studies for point in study.points):
-        made.append(_plot("latency", "latency", "latency / ms (median; bar: middle half)", _latency, studies))
-    return made
-
-
-def _latency(point: FrontierPoint) -> float:
-    return math.nan if point.latency_ms is None else point.latency_ms[0]
-
-
-def _plot(key: str, title: str, axis: str, price: _Price, studies: Sequence[FrontierStudy]) -> Plot:
-    said = ("right after the cut", "after recovery")
-    labels = said
-    if len(studies) > 1:
-        labels = tuple(f"{i}. {study.name}, {word}" for i, study in enumerate(studies, 1) for word in said)
-    name = f"frontier-{key}"
-    return Plot(
-        name,
-        f"Accuracy against {title}",
-        f"Accuracy of networks with fewer and fewer blocks against their {title}",
-        partial(_draw, name, axis, price, studies),
-        (),
-        labels,
-    )
-
-
-def _draw(
-    name: str,
-    axis: str,
-    price: _Price,
-    studies: Sequence[FrontierStudy],
-    axes: Axes,
-    colours: Mapping[str, str],
-) -> list[Artist]:
-    curves: list[Artist] = []
-    for study in studies:
-        prices = [price(point) for point in study.points]
-        for figures in ([point.raw for point in study.points], [point.recovered for point in study.points]):
-            values = [math.nan if own.accuracy is None else 100 * own.accuracy for own in figures]
-            curves.append(line(axes, name, len(curves), values, colours, over=prices))
-        if price is _latency:
-            spreads = [point.latency_ms or (math.nan, 0.0) for point in study.points]
-            axes.errorbar(
-                prices, values, xerr=[own[1] / 2 for own in spreads], fmt="none", ecolor=colours["muted"],
-                elinewidth=0.8, zorder=2,
-            )  # fmt: skip
-    axes.set_xlabel(axis)
-    axes.set_ylabel("accuracy / %")
-    return curves
-
-
-def cells(point: FrontierPoint) -> list[tuple[str, str]]:
-    """Return a row of the page's table: what is shown, and what is sorted by."""
-    removed = ", ".join(map(str, point.removed))
-    latency = "" if point.latency_ms is None else f"{point.latency_ms[0]:.3f} ({point.latency_ms[1]:.3f})"
-    return [
-        (str(point.blocks), str(point.blocks)),
-        (removed, str(len(point.removed))),
-        (f"{point.macs:,}", str(point.macs)),
-        (f"{point.parameters:,}", str(point.parameters)),
-        (latency, "" if point.latency_ms is None else repr(point.latency_ms[0])),
-        (f"{point.divergence:.3g}", repr(point.divergence)),
-        (percent(point.raw.accuracy), percent(point.raw.accuracy)),
-        (percent(point.recovered.accuracy), percent(point.recovered.accuracy)),
+def table(found: Frontier) -> RenderableType:
+    """Return one row for each depth: what goes, sizes and time in per cent, accuracy or else divergence."""
+    labelled = found.points[0].raw.evaluation.accuracy is not None
+    grid = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    unit = "acc %" if labelled else "nats"
+    titles = ("blocks", "without", "MACs\n%", "params\n%", "time\n%", "ms", f"raw\n{unit}")
+    for title in (*titles, f"statistics\n{unit}", f"recovered\n{unit}"):
+        grid.add_column(title, justify="right")
+    whole = found.points[0]
+    for index, point in enumerate(found.points):
+        grid.add_row(
+            str(point.blocks),
+            "" if not index else f"{'+ ' if index > 1 else ''}{found.order[index - 1]}",
+            f"{100 * point.macs / whole.macs:.1f}",
+            f"{100 * point.parameters / whole.parameters:.1f}",
+            f"{100 * point.latency.ratio_to(whole.latency).median:.1f}",
+            f"{point.latency.median_ms:.2f}",
+            *_outputs(point, labelled=labelled),
+        )
+    latency, images = whole.latency, whole.latency.batch_size
+    threads = f"{latency.threads} thread{'s' if latency.threads > 1 else ''}"
+    batch = f"batch of {images}" if images > 1 else "one image"
+    lines = [
+        f"Time: {batch}, {threads}, {latency.device}, eager mode, {latency.rounds} rounds in turns, medians.",
+        f"Order: {found.method}; chosen and recovered on {images_of(found.choice)}, without those that judge.",
     ]
+    head = f"{found.network.architecture.name}, {images_of(found.data)}, held out"
+    return Group(Text(head), *input_lines(found.data), grid, Text(), *map(Text, lines))
+
+
+def _outputs(point: Point, *, labelled: bool) -> list[str]:
+    figures = (point.raw, point.statistics, point.recovered)
+    if labelled:
+        return ["" if own is None else percent(own.evaluation.accuracy) for own in figures]
+    return ["" if own is None else f"{own.divergence:.3g}" for own in figures]
+
+
+def point(measured: Point) -> str:
+    """Return what one depth is worth, as soon as it is measured."""
+    raw, own = measured.raw, measured.recovered
+    if own.evaluation.accuracy is None:
+        figures = f"divergence {raw.divergence:.3g} nats, {own.divergence:.3g} recovered"
+    else:
+        figures = f"{percent(raw.evaluation.accuracy)} %, {percent(own.evaluation.accuracy)} % recovered"
+    return f"{measured.blocks} blocks: {figures}"

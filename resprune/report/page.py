@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from resprune.records import BlockRow, FrontierStudy, Study
-from resprune.report import frontiers, plots
+from resprune.report import plots, tradeoff
 from resprune.report.extra import from_extra
 from resprune.report.palette import DARK, LIGHT
 from resprune.report.wording import images_of, number, percent, recipe_of, suggestion
@@ -75,7 +75,7 @@ def render(results: Sequence[Study | FrontierStudy]) -> str:
         bounds=[_terms(study) for study in studies if study.bounds is not None],
         columns=_COLUMNS,
         frontiers=[_priced(study) for study in priced],
-        prices=frontiers.COLUMNS,
+        prices=tradeoff.COLUMNS,
         light=LIGHT,
         dark=DARK,
         version=version("resprune"),
@@ -108,8 +108,8 @@ def _shown(study: Study) -> dict[str, Any]:
 def _priced(study: FrontierStudy) -> dict[str, Any]:
     images = "none" if study.data is None else images_of(study.data)
     made = [("checkpoint", study.path), ("SHA-256", study.sha256), ("images", images)]
-    made.append(("versions", f"resprune {study.version}"))
-    return {"name": study.name, "rows": [frontiers.cells(point) for point in study.points], "made": made}
+    made += _how(study)
+    return {"name": study.name, "rows": [tradeoff.cells(point) for point in study.points], "made": made}
 
 
 def _sentence(study: Study) -> str:
@@ -177,7 +177,7 @@ def _terms(study: Study) -> list[str]:
 
 
 def _made(study: Study) -> list[tuple[str, str]]:
-    analysis, made = study.analysis, study.made
+    analysis = study.analysis
     lines = [
         ("checkpoint", analysis.network.origin.path),
         ("SHA-256", analysis.network.origin.sha256),
@@ -187,7 +187,11 @@ def _made(study: Study) -> list[tuple[str, str]]:
     recipe = analysis.data.preprocessing
     if recipe is not None:
         lines.append(("input", f"{recipe_of(recipe)} [{recipe.source}]"))
-    lines.append(("tolerance", f"{analysis.tolerance:g}"))
+    return [*lines, ("tolerance", f"{analysis.tolerance:g}"), *_how(study)]
+
+
+def _how(study: Study | FrontierStudy) -> list[tuple[str, str]]:
+    made, lines = study.made, []
     if "seed" in made:
         lines.append(("seed", str(made["seed"])))
     others = "".join(f", {name} {text}" for name, text in made.get("versions", {}).items())

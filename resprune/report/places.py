@@ -116,3 +116,19 @@ def count(value: Any) -> int:
 def or_none(check: Callable[[Any], _T]) -> Callable[[Any], _T | None]:
     """Return a check that lets null pass."""
     return lambda value: None if value is None else check(value)
+
+
+def made(top: Place) -> dict[str, Any]:
+    """Return what a result says of how it was made, as far as it does."""
+    place = top.inner("made", optional=True)
+    if place is None:
+        return {}
+    found: dict[str, Any] = {}
+    if "command" in place.value:
+        found["command"] = place.get("command", text)
+    if "seed" in place.value:
+        found["seed"] = place.get("seed", count)
+    versions = place.inner("versions", optional=True)
+    if versions is not None:
+        found["versions"] = {printable(str(key)): versions.get(key, text) for key in versions.value}
+    return found

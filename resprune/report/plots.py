@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from resprune.records import Analysis, Band, FrontierStudy, Study
-from resprune.report import frontiers
+from resprune.report import tradeoff
 from resprune.report.classes import heat_map
 from resprune.report.drawing import Plot, line, logarithmic
 from resprune.report.extra import from_extra
@@ -138,7 +138,7 @@ def plots(studies: Sequence[Study | FrontierStudy]) -> list[Plot]:
             name = "classes" if len(shown) == 1 else f"classes-{index + 1}"
             whose = "" if len(shown) == 1 else f": {study.name}"
             made.append(heat_map(study, name, f"Classes along the exits{whose}"))
-    return made + frontiers.plots([study for study in studies if isinstance(study, FrontierStudy)])
+    return made + tradeoff.plots([study for study in studies if isinstance(study, FrontierStudy)])
 
 
 def _draw_quantity(

@@ -29,8 +29,8 @@ from resprune.records import (
     Study,
     Trajectory,
 )
-from resprune.report import frontiers
-from resprune.report.places import HINT, Place, amount, count, fraction, listed, number, or_none, text
+from resprune.report import tradeoff
+from resprune.report.places import HINT, Place, amount, count, fraction, listed, made, number, or_none, text
 
 SCHEMA = "resprune/analyze/1"
 LARGEST = 64 << 20
@@ -58,8 +58,8 @@ def read(path: Path, name: str) -> Study | FrontierStudy:
         raise ResultError(f"cannot be read ({error.strerror or error})", where=path) from error
     except (ValueError, RecursionError) as error:
         raise ResultError(f"is no JSON ({type(error).__name__})", where=path, hint=HINT) from error
-    if isinstance(content, dict) and content.get("schema") == frontiers.SCHEMA:
-        return frontiers.frontier(content, name, where=path)
+    if isinstance(content, dict) and content.get("schema") == tradeoff.SCHEMA:
+        return tradeoff.frontier(content, name, where=path)
     return study(content, name, where=path)
 
 
@@ -114,7 +114,7 @@ def study(content: Any, name: str, *, where: object = None) -> Study:
             None if control is None else _control(control),
         ),
         version=top.get("version", text),
-        made=_made(top),
+        made=made(top),
         bounds=None if bounds is None else _bounds(bounds),
         sub_path="" if bounds is None else bounds.inner("sub").get("path", text),
     )
@@ -161,21 +161,6 @@ def _recipe(data: Place) -> Preprocessing | None:
         return Preprocessing.from_json(place.value, place.get("source", text))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise data.error("preprocessing", f"no recipe ({error})") from error
-
-
-def _made(top: Place) -> dict[str, Any]:
-    place = top.inner("made", optional=True)
-    if place is None:
-        return {}
-    made: dict[str, Any] = {}
-    if "command" in place.value:
-        made["command"] = place.get("command", text)
-    if "seed" in place.value:
-        made["seed"] = place.get("seed", count)
-    versions = place.inner("versions", optional=True)
-    if versions is not None:
-        made["versions"] = {printable(str(key)): versions.get(key, text) for key in versions.value}
-    return made
 
 
 def _control(place: Place) -> Band:

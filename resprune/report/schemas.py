@@ -292,6 +292,16 @@ COMMANDS: dict[str, tuple[str, Schema]] = {
             "blocks": _list(_ref("block")),
             "tolerance": _number("Of the suggested depth."),
             "suggested_depth": INDEX,
+            "classwise": _or_null(
+                _object(
+                    {
+                        "names": _or_null(_list(TEXT)),
+                        "counts": _list(INDEX),
+                        "accuracy": _list(_list(ACCURACY)),
+                    },
+                    "Accuracy of every exit 0..N, a list over the classes; null for a class without images.",
+                )
+            ),
             "control": _or_null(
                 _object(
                     {
@@ -299,16 +309,6 @@ COMMANDS: dict[str, tuple[str, Schema]] = {
                         "change_relative": _list({"type": "number"}),
                         "agreement": _list(FRACTION),
                     }
-                )
-            ),
-            "classwise": _or_null(
-                _object(
-                    {
-                        "names": _or_null(_list(TEXT)),
-                        "counts": _list(INDEX),
-                        "accuracy": _list(_list(_or_null(FRACTION))),
-                    },
-                    "Accuracy of every exit 0..N on the images of every class.",
                 )
             ),
             "bounds?": _object(
