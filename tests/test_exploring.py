@@ -138,10 +138,16 @@ def test_the_command(cifar_file: Path, image_folder: Callable[..., Path], tmp_pa
     frame = pandas.read_csv(StringIO(table.read_text()))
     assert frame["macs"].tolist() == [entry["macs"] for entry in entries]
     assert frame["recovered_accuracy"].tolist() == [entry["recovered"]["accuracy"] for entry in entries]
-    shown = run(*words, "--no-recover", "--method", "tail")
+    page, plots = tmp_path / "page.html", tmp_path / "plots"
+    shown = run(*words, "--no-recover", "--method", "tail", "--report", page, "--plots", plots)
     assert shown.exit_code == 0, shown.output
     assert max(map(len, shown.stdout.splitlines())) <= 80
     assert "+ 6" in shown.stdout
+    assert "frontier-macs-0-points" in page.read_text(encoding="utf-8")
+    names = ("frontier-macs", "frontier-latency")
+    assert sorted(file.name for file in plots.iterdir()) == sorted(
+        f"{name}.{kind}" for name in names for kind in ("svg", "png")
+    )
     assert "8 blocks: " in shown.stderr
 
 
@@ -152,6 +158,7 @@ def test_the_command(cifar_file: Path, image_folder: Callable[..., Path], tmp_pa
         (["--frontier", "--target-macs", 0.5], "so a budget has nothing to say"),
         (["--frontier", "--out", "there"], "so --out has nothing to say"),
         (["--depth", 2, "--dry-run", "--csv", "file.csv"], "--csv is of a frontier"),
+        (["--depth", 2, "--dry-run", "--plots", "folder"], "--plots is of a frontier"),
         (["--frontier"], "no data given"),
         (["--frontier", "--method", "best"], "no method 'best'"),
     ],

@@ -122,6 +122,7 @@ def test_the_folder_says_what_was_done(tmp_path: Path) -> None:
         "divergence": None,
         "speed": None,
         "beside": [],
+        "order": [],
     }
     assert report["verified"]["max_abs_difference"] <= report["verified"]["tolerance"]
     section = json.loads((tmp_path / "out" / "config.json").read_text())["resprune"]

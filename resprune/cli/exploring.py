@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,21 +14,40 @@ if TYPE_CHECKING:
     from resprune.chain import ResidualChain
 
 
-def check(*, wanted: bool, csv: Path | None, others: Mapping[str, object]) -> None:
+@dataclass(frozen=True)
+class Files:
+    """What a frontier is written to, besides the terminal; None for not.
+
+    Attributes:
+        csv: Its table.
+        report: A page.
+        plots: Folder of its plots.
+        force: Whether a page and plots may be replaced.
+    """
+
+    csv: Path | None
+    report: Path | None
+    plots: Path | None
+    force: bool
+
+
+def check(files: Files, *, wanted: bool, others: Mapping[str, object]) -> None:
     """Refuse what does not go together with a frontier, or without one.
 
     Args:
+        files: To write.
         wanted: Whether a frontier is.
-        csv: File for its table.
         others: Options of pruning that say which network to write.
 
     Raises:
-        UsageError: names the option.
+        UsageError, OutputError: names the option, or the file.
     """
     if not wanted:
-        if csv is not None:
-            raise UsageError("--csv is of a frontier, which was not asked for", hint="add --frontier")
+        for flag in ("csv", "report", "plots"):
+            if getattr(files, flag) is not None:
+                raise UsageError(f"--{flag} is of a frontier, which was not asked for", hint="add --frontier")
         return
+    reporting.check(files.report, files.plots, force=files.force)
     for flag, value in others.items():
         if value:
             raise UsageError(
@@ -36,8 +56,8 @@ def check(*, wanted: bool, csv: Path | None, others: Mapping[str, object]) -> No
             )
 
 
-def run(chain: ResidualChain, data: str | None, *, csv: Path | None, as_json: bool, **options: Any) -> None:
-    """Measure the frontier, print it, and write its table."""
+def run(chain: ResidualChain, data: str | None, *, files: Files, as_json: bool, **options: Any) -> None:
+    """Measure the frontier, print it, and write its files."""
     from resprune.exploring import frontier
     from resprune.exporting.folder import write_text
     from resprune.report import frontiers, pruning, results
@@ -50,9 +70,13 @@ def run(chain: ResidualChain, data: str | None, *, csv: Path | None, as_json: bo
         tell=lambda point: shell.say(frontiers.point(point)),
         **options,
     )
-    if csv is not None:
-        write_text(csv, found.to_frame().to_csv(index=False))
+    content = results.frontier(found) | reporting.made(options["seed"])
+    if files.csv is not None:
+        write_text(files.csv, found.to_frame().to_csv(index=False))
+    named = [(content, reporting.name_of(chain.origin.path))]
+    written = reporting.write(named, files.report, files.plots, force=files.force)
     if as_json:
-        shell.print_json(results.frontier(found) | reporting.made(options["seed"]))
+        shell.print_json(content)
     else:
         shell.show(frontiers.table(found))
+        reporting.tell(written)

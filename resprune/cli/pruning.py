@@ -112,8 +112,10 @@ def prune(
         ),
     ] = False,
     csv: Annotated[Path | None, _option("Write the frontier's table.", "FILE")] = None,
+    report: Annotated[Path | None, _option("Write an HTML page of the frontier.", "FILE")] = None,
+    plots: Annotated[Path | None, _option("Write its plots as SVG and PNG.", "DIR")] = None,
     out: options.Out = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an output folder of resprune's.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what resprune wrote before.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     as_json: options.Json = False,
     batch_size: options.BatchSize = None,
@@ -133,13 +135,14 @@ def prune(
         wishes = {"tol": tol, "depth": depth, "remove": remove}
         others = {f"--{name}": value is not None for name, value in wishes.items()}
         others |= {"a budget": bool(budget), "--out": out, "--control": control, "--dry-run": dry_run}
-        exploring.check(wanted=frontier, csv=csv, others=others)
+        files = exploring.Files(csv, report, plots, force)
+        exploring.check(files, wanted=frontier, others=others)
         recipe = _healing(heal, heal_steps, heal_rate, heal_rounds, seed)
         if frontier:
             exploring.run(
                 opened()(device=device),
                 data,
-                csv=csv,
+                files=files,
                 as_json=as_json,
                 method=_method(method),
                 recover=recover is not False,

@@ -70,7 +70,7 @@ def write(
         return []
     from resprune.report import files, reading
 
-    studies = [reading.study(content, name) for content, name in results]
+    studies = [reading.result(content, name) for content, name in results]
     return files.write(studies, file, folder, force=force)
 
 

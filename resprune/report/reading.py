@@ -58,9 +58,18 @@ def read(path: Path, name: str) -> Study | FrontierStudy:
         raise ResultError(f"cannot be read ({error.strerror or error})", where=path) from error
     except (ValueError, RecursionError) as error:
         raise ResultError(f"is no JSON ({type(error).__name__})", where=path, hint=HINT) from error
+    return result(content, name, where=path)
+
+
+def result(content: Any, name: str, *, where: object = None) -> Study | FrontierStudy:
+    """Return what a result of a command says, checked value by value.
+
+    Raises:
+        ResultError: where it is none that can be drawn.
+    """
     if isinstance(content, dict) and content.get("schema") == tradeoff.SCHEMA:
-        return tradeoff.frontier(content, name, where=path)
-    return study(content, name, where=path)
+        return tradeoff.frontier(content, name, where=where)
+    return study(content, name, where=where)
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
