@@ -18,6 +18,7 @@ from resprune import recovery
 from resprune.chain import ResidualChain
 from resprune.divergence import divergence
 from resprune.errors import DataError
+from resprune.records import DataSummary
 from resprune.recovery import norms_behind, re_estimate
 from resprune.surgery import remove_blocks
 from resprune.trajectory import Batch
@@ -195,10 +196,13 @@ class Images:
 
     def __init__(self, images: Tensor, size: int) -> None:
         self.source, self.batch_size, self.images = range(len(images)), size, images
-        self.summary = type("Summary", (), {"split": "train"})()
+        self.summary = DataSummary("images", "train", len(images))
 
-    def divide(self, first: int, seed: int) -> tuple[list[Batch], list[Batch]]:
-        return [(self.images[:first], None)], [(x, None) for x in self.images[first:].split(self.batch_size)]
+    def divide(self, first: int, seed: int) -> tuple[Images, Images]:
+        return Images(self.images[:first], first), Images(self.images[first:], self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return ((images, None) for images in self.images.split(self.batch_size))
 
 
 def quiet(description: str, images: int) -> AbstractContextManager[recovery.OnBatch]:
