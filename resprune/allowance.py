@@ -97,10 +97,8 @@ class Allowance:
         assert self.clock is not None
         key = frozenset(gone)
         if key not in self.measured:
-            kept = tuple(k for k in range(self.chain.depth) if k not in key)
-            self.measured[key] = self.clock(
-                remove_blocks(self.chain, PrunePlan("speed", tuple(sorted(key)), kept))
-            )
+            plan = PrunePlan.without(key, self.chain.depth, "speed")
+            self.measured[key] = self.clock(remove_blocks(self.chain, plan))
         return self.measured[key]
 
     def told_speed(self, gone: Collection[int]) -> Speed | None:

@@ -89,8 +89,7 @@ def random_plan(chain: ResidualChain, count: int, seed: int) -> PrunePlan:
     """Return a plan that removes so many blocks drawn by a seed."""
     generator = torch.Generator().manual_seed(seed)
     removed = tuple(sorted(torch.randperm(chain.depth, generator=generator)[:count].tolist()))
-    kept = tuple(k for k in range(chain.depth) if k not in removed)
-    return PrunePlan(f"random, seed {seed}", removed, kept)
+    return PrunePlan.without(removed, chain.depth, f"random, seed {seed}")
 
 
 @torch.inference_mode()

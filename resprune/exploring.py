@@ -42,9 +42,10 @@ def frontier(
 ) -> Frontier:
     """Measure the network without its least block, without its least two, and so on to none.
 
-    Half of the images judge; the order of removals, statistics and compensation come from the others, or from
-    training images that nothing else sees where there is a healing. The test images are not for this: what
-    is chosen on a frontier is measured on them afterwards, by `resprune.prune`.
+    Half of the images judge; the order of removals, statistics and compensation come from the others. Where
+    there is a healing, both halves are of the images that it holds out, on which it chooses its epoch too. The
+    test images are not for this: what is chosen on a frontier is measured on them afterwards, by
+    `resprune.prune`.
 
     Args:
         chain: The network; left as it is.
@@ -88,8 +89,8 @@ def frontier(
     times = measure(networks, images_to_time(chain, latency_batch, seed))
     judge, points = Judge(chain, judging, progress), list[Point]()
     for removed, latency in zip(gone, times, strict=True):
-        kept = tuple(k for k in range(chain.depth) if k not in removed)
-        plan = PrunePlan(f"{method}, {len(removed)} blocks", removed, kept, order=tuple(order[: len(removed)]))
+        rule, turn = f"{method}, {len(removed)} blocks", tuple(order[: len(removed)])
+        plan = PrunePlan.without(removed, chain.depth, rule, turn)
         cut = remove_blocks(chain, plan)
         raw = recovered = judge(cut)
         statistics = None
@@ -100,7 +101,7 @@ def frontier(
                 statistics = recovered
         size = cut.summary
         points.append(
-            Point(removed, len(kept), size.macs, size.parameters, latency, raw, statistics, recovered)
+            Point(removed, plan.depth, size.macs, size.parameters, latency, raw, statistics, recovered)
         )
         tell(points[-1])
     return Frontier(chain.summary, judging.summary, images.summary, method, tuple(order), tuple(points))

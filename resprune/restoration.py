@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -148,9 +148,10 @@ class Restoration:
         network, gone, steps = self.chain, frozenset[int](), list[Step]()
         for turn in range(1, rounds + 1):
             more = frozenset(order[: turn * len(order) // rounds])
-            step = _plan_of([k for k in range(self.chain.depth) if k not in gone], more)
-            network = remove_blocks(network, step)
-            done = self._restored(network, _plan_of(range(self.chain.depth), more))
+            left = [k for k in range(self.chain.depth) if k not in gone]
+            here = {position for position, k in enumerate(left) if k in more}
+            network = remove_blocks(network, PrunePlan.without(here, len(left), "a round"))
+            done = self._restored(network, PrunePlan.without(more, self.chain.depth, "rounds so far"))
             network, gone = done.network, more
             steps += done.steps
         return Restored(network, tuple(steps))
@@ -168,10 +169,3 @@ class Restoration:
         healer = self.healer
         held_out = None if healer is None else healer.images.held_out
         return held_out is None or divergence(self.chain, pruned, held_out) > NOTHING_LOST
-
-
-def _plan_of(blocks: Sequence[int], gone: Collection[int]) -> PrunePlan:
-    """Return the plan that removes some of a network's blocks, which were called so in the original."""
-    removed = tuple(k for k, block in enumerate(blocks) if block in gone)
-    kept = tuple(k for k, block in enumerate(blocks) if block not in gone)
-    return PrunePlan("a round", removed, kept)

@@ -47,8 +47,8 @@ def savings(chain: ResidualChain) -> tuple[int, ...]:
     kept = {block.index: 0 for block in chain.blocks}
     for block in chain.blocks:
         if not block.part.step_is_trivial:
-            others = tuple(k for k in range(chain.depth) if k != block.index)
-            without = remove_blocks(chain.outline, PrunePlan("saving", (block.index,), others))
+            plan = PrunePlan.without((block.index,), chain.depth, "saving")
+            without = remove_blocks(chain.outline, plan)
             kept[block.index] = chain.costs[block.index][0] - (chain.summary.macs - without.summary.macs)
     return tuple(chain.costs[k][0] - macs for k, macs in kept.items())
 

@@ -15,6 +15,7 @@ import typer
 
 from resprune.cli import options, reporting, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
+from resprune.cli.options import absent
 from resprune.errors import OutputError, ResPruneError, UsageError
 from resprune.records import Limits
 
@@ -33,43 +34,38 @@ class Format(StrEnum):
     JUNIT = "junit"
 
 
-def _option(text: str, metavar: str, **others: Any) -> Any:
-    """Return an option that is absent unless given."""
-    return typer.Option(metavar=metavar, help=text, show_default=False, **others)
-
-
 @opens_a_checkpoint
 def check(
     opened: Callable[[], Open],
     against: Annotated[
-        str | None, _option("The network to compare with: as it was before, or an ONNX file.", "BASE")
+        str | None, absent("The network to compare with: as it was before, or an ONNX file.", "BASE")
     ] = None,
     max_drop: Annotated[
-        float | None, _option("Points of accuracy that may be lost against BASE.", "POINTS")
+        float | None, absent("Points of accuracy that may be lost against BASE.", "POINTS")
     ] = None,
-    min_accuracy: Annotated[float | None, _option("Accuracy in per cent, such as 90.", "PERCENT")] = None,
+    min_accuracy: Annotated[float | None, absent("Accuracy in per cent, such as 90.", "PERCENT")] = None,
     max_loss_increase: Annotated[
-        float | None, _option("Loss that may be added to BASE's, in nats.", "NATS")
+        float | None, absent("Loss that may be added to BASE's, in nats.", "NATS")
     ] = None,
     min_agreement: Annotated[
-        float | None, _option("Images with BASE's top class, in per cent, such as 98.", "PERCENT")
+        float | None, absent("Images with BASE's top class, in per cent, such as 98.", "PERCENT")
     ] = None,
     max_macs: Annotated[
-        str | None, _option("Multiply-accumulates: 500M, 1.2G; up to 1: fraction of BASE's.", "N")
+        str | None, absent("Multiply-accumulates: 500M, 1.2G; up to 1: fraction of BASE's.", "N")
     ] = None,
     max_params: Annotated[
-        str | None, _option("Parameters: 750k, 11M; up to 1: fraction of BASE's.", "N")
+        str | None, absent("Parameters: 750k, 11M; up to 1: fraction of BASE's.", "N")
     ] = None,
     max_file_size: Annotated[
-        str | None, _option("Size of the weights on disk: bytes, or 500kB, 4.5MB, 4MiB.", "SIZE")
+        str | None, absent("Size of the weights on disk: bytes, or 500kB, 4.5MB, 4MiB.", "SIZE")
     ] = None,
     min_speedup: Annotated[
-        float | None, _option("How many times as fast as BASE, measured; wall time is noisy.", "F")
+        float | None, absent("How many times as fast as BASE, measured; wall time is noisy.", "F")
     ] = None,
     max_residual_tail: Annotated[
-        float | None, _option("Relative residual norm that no block from --tail-from on may exceed.", "T")
+        float | None, absent("Relative residual norm that no block from --tail-from on may exceed.", "T")
     ] = None,
-    tail_from: Annotated[int | None, _option("First block of the tail, from 0.", "M", min=0)] = None,
+    tail_from: Annotated[int | None, absent("First block of the tail, from 0.", "M", min=0)] = None,
     confidence: Annotated[
         float, typer.Option(metavar="C", help="Of the intervals, a fraction from 0.5 to below 1.")
     ] = 0.95,
@@ -86,8 +82,8 @@ def check(
     format_: Annotated[
         Format, typer.Option("--format", help="text; github: annotations and step summary; junit: XML.")
     ] = Format.TEXT,
-    markdown: Annotated[Path | None, _option("Also write a Markdown table.", "FILE")] = None,
-    metrics: Annotated[Path | None, _option("Also write the figures as flat JSON.", "FILE")] = None,
+    markdown: Annotated[Path | None, absent("Also write a Markdown table.", "FILE")] = None,
+    metrics: Annotated[Path | None, absent("Also write the figures as flat JSON.", "FILE")] = None,
     as_json: options.Json = False,
     latency_batch: Annotated[
         int, typer.Option(min=1, metavar="N", help="Images at once that --min-speedup is measured with.")

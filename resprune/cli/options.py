@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+
+def absent(text: str, metavar: str, **others: Any) -> Any:
+    """Return an option that is absent unless given."""
+    return typer.Option(metavar=metavar, help=text, show_default=False, **others)
+
 
 Data = Annotated[
     str | None,

@@ -11,17 +11,13 @@ import typer
 
 from resprune.cli import exploring, options, reporting, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
+from resprune.cli.options import absent
 from resprune.errors import UsageError
 from resprune.records import RECIPES, Budget, DataSummary, Method, PrunePlan, Recipe
 
 if TYPE_CHECKING:
     from resprune.chain import ResidualChain
     from resprune.restoration import Restored
-
-
-def _option(text: str, metavar: str, **others: Any) -> Any:
-    """Return an option that is absent unless given."""
-    return typer.Option(metavar=metavar, help=text, show_default=False, **others)
 
 
 @opens_a_checkpoint
@@ -40,14 +36,14 @@ def prune(
         ),
     ] = None,
     target_macs: Annotated[
-        float | None, _option("Remove blocks until at most this fraction of the MACs is left.", "F")
+        float | None, absent("Remove blocks until at most this fraction of the MACs is left.", "F")
     ] = None,
-    target_params: Annotated[float | None, _option("The same of the parameters.", "F")] = None,
+    target_params: Annotated[float | None, absent("The same of the parameters.", "F")] = None,
     max_drop: Annotated[
-        float | None, _option("Lose at most so many points of accuracy, judged on held-out images.", "P")
+        float | None, absent("Lose at most so many points of accuracy, judged on held-out images.", "P")
     ] = None,
     speedup: Annotated[
-        float | None, _option("Remove blocks until the network is so many times faster, measured.", "F")
+        float | None, absent("Remove blocks until the network is so many times faster, measured.", "F")
     ] = None,
     latency_batch: Annotated[
         int, typer.Option(min=1, metavar="N", help="Images at once that --speedup is measured with.")
@@ -90,18 +86,18 @@ def prune(
         ),
     ] = None,
     heal: Annotated[
-        int | None, _option("Then train for E epochs, the original its teacher.", "E", min=1)
+        int | None, absent("Then train for E epochs, the original its teacher.", "E", min=1)
     ] = None,
-    heal_steps: Annotated[int | None, _option("The same for N optimizer steps.", "N", min=1)] = None,
+    heal_steps: Annotated[int | None, absent("The same for N optimizer steps.", "N", min=1)] = None,
     heal_rate: Annotated[
-        float | None, _option(f"Largest learning rate of the healing [{RECIPES['heal'].rate:g}].", "X")
+        float | None, absent(f"Largest learning rate of the healing [{RECIPES['heal'].rate:g}].", "X")
     ] = None,
     heal_rounds: Annotated[
-        int, _option("Remove the blocks in N parts, and recover and heal after each.", "N", min=1)
+        int, absent("Remove the blocks in N parts, and recover and heal after each.", "N", min=1)
     ] = 1,
     control: Annotated[
         list[str] | None,
-        _option("Compare with: random (as many blocks), scratch (the same shape, untrained).", "KIND"),
+        absent("Compare with: random (as many blocks), scratch (the same shape, untrained).", "KIND"),
     ] = None,
     control_seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Networks of each control.")] = 3,
     frontier: Annotated[
@@ -111,9 +107,9 @@ def prune(
             help="Measure all depths, write none: accuracy against MACs and time, raw and recovered.",
         ),
     ] = False,
-    csv: Annotated[Path | None, _option("Write the frontier's table.", "FILE")] = None,
-    report: Annotated[Path | None, _option("Write an HTML page of the frontier.", "FILE")] = None,
-    plots: Annotated[Path | None, _option("Write its plots as SVG and PNG.", "DIR")] = None,
+    csv: Annotated[Path | None, absent("Write the frontier's table.", "FILE")] = None,
+    report: Annotated[Path | None, absent("Write an HTML page of the frontier.", "FILE")] = None,
+    plots: Annotated[Path | None, absent("Write its plots as SVG and PNG.", "DIR")] = None,
     out: options.Out = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what resprune wrote before.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,

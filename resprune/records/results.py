@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -149,6 +150,14 @@ class PrunePlan:
     beside: tuple[Alternative, ...] = ()
     speed: Speed | None = None
     order: tuple[int, ...] = ()
+
+    @classmethod
+    def without(
+        cls, removed: Collection[int], blocks: int, rule: str, order: tuple[int, ...] = ()
+    ) -> PrunePlan:
+        """Return the plan that removes these of so many blocks and keeps the others."""
+        kept = tuple(k for k in range(blocks) if k not in removed)
+        return cls(rule, tuple(sorted(removed)), kept, order=order)
 
     @property
     def depth(self) -> int:
