@@ -4,7 +4,7 @@ Greedy, the oracle, tries every block in every step. Calibration images are trai
 test images. A pass is one forward pass of the whole network over all calibration images; parts of it count by
 their multiply-accumulates, a backward pass twice. The demo ships no training images: its first split is used.
 
-    python benchmarks/selection.py CHECKPOINTS CIFAR10
+    python benchmarks/selection.py CHECKPOINTS CIFAR10 --deep runs/resnet56
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from deep import random_network
 from torch import Tensor
 
 import resprune
-from resprune import families
-from resprune.chain import ResidualChain, assemble, seeded_images
+from resprune.chain import ResidualChain, seeded_images
 from resprune.data import open_data
-from resprune.records import Architecture, Origin, Preprocessing, Removal
+from resprune.records import Removal
 from resprune.sensitivity import order_removals
 
 NETWORKS = {"resnet20-cifar10.th": 3, "resnet32-cifar10.th": 5, "demo": 10}
@@ -38,32 +38,28 @@ def main() -> None:
     parser.add_argument("cifar10", type=Path)
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--draws", type=int, default=2)
+    parser.add_argument("--deep", help="a network of 27 blocks, such as deep.py trains; else one at random")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print("| network | blocks removed | draw | rule | divergence, nats | to greedy's | passes | same blocks |")
     print("|---|---|---|---|---|---|---|---|")
-    for name, count in NETWORKS.items():
-        demo = name == "demo"
-        chain = resprune.load("demo" if demo else options.checkpoints / name)
+    networks = {
+        "demo" if name == "demo" else str(options.checkpoints / name): n for name, n in NETWORKS.items()
+    }
+    networks |= {} if options.deep is None else {options.deep: 9}
+    for path, count in networks.items():
+        name, demo = Path(path).name, path == "demo"
+        chain = resprune.load(path)
         for draw in range(options.draws):
             spec, split = ("demo", None) if demo else (options.cifar10, "train")
             data = open_data(
                 spec, chain.preprocessing, chain.classes, split=split, samples=options.samples, seed=draw
             )
             _compare(name, draw, chain, [images for images, _ in data], count)
-    deep = random_network()
-    _compare("27 blocks, random", 0, deep, [seeded_images(deep.preprocessing, 8, seed=0)], 9)
-
-
-def random_network() -> ResidualChain:
-    """Return a 27-block CIFAR ResNet with random weights: passes can be counted on it, quality cannot."""
-    options = {"names": "akamaster", "block": "basic", "stem": 16, "widths": [16, 32, 64], "in_channels": 3}
-    options |= {"classes": 10, "shortcut": "A", "padding": "centred"}
-    architecture = Architecture("cifar-resnet", "resnet56", ("b" * 9,) * 3, options)
-    torch.manual_seed(0)
-    network = families.build(architecture, device="cpu").eval()
-    recipe = Preprocessing(3, 32, 32, (0.5,) * 3, (0.25,) * 3, source="random")
-    return assemble(network, architecture, recipe, Origin("random", "0" * 64, "random"))
+    if options.deep is None:
+        # Passes can be counted on random weights, quality cannot.
+        deep = random_network()
+        _compare("27 blocks, random", 0, deep, [seeded_images(deep.preprocessing, 8, seed=0)], 9)
 
 
 def _compare(name: str, draw: int, chain: ResidualChain, images: list[Tensor], count: int) -> None:

@@ -14,7 +14,7 @@ import argparse
 
 import torch
 import torchvision
-from selection import random_network
+from deep import random_network
 
 import resprune
 from resprune.chain import ResidualChain

@@ -1,0 +1,61 @@
+"""Train a CIFAR ResNet of 27 blocks, for the benchmarks that want a deep one where no checkpoint is at hand.
+
+Ordinary training from scratch, on the training images alone, in as many epochs as there is time for; killed,
+it goes on where it was. The result is a checkpoint that every benchmark and command takes.
+
+    python benchmarks/deep.py CIFAR10 --epochs 8 --out runs/resnet56
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+import resprune
+from resprune import families
+from resprune.chain import ResidualChain, assemble
+from resprune.fresh import FROM_SCRATCH, initialise
+from resprune.records import Architecture, FinetuneOutcome, Origin, Preprocessing
+
+_MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+def random_network() -> ResidualChain:
+    """Return a 27-block CIFAR ResNet (three stages of nine, option A) with random weights."""
+    options = {"names": "akamaster", "block": "basic", "stem": 16, "widths": [16, 32, 64], "in_channels": 3}
+    options |= {"classes": 10, "shortcut": "A", "padding": "centred"}
+    architecture = Architecture("cifar-resnet", "resnet56", ("b" * 9,) * 3, options)
+    network = families.build(architecture).to_empty(device="cpu")
+    initialise(network, torch.Generator().manual_seed(0))
+    recipe = Preprocessing(3, 32, 32, _MEAN, _STD, source="CIFAR-10's training images")
+    origin = Origin("resnet56 at random", "", FROM_SCRATCH)
+    return assemble(network.eval().requires_grad_(False), architecture, recipe, origin)
+
+
+def _tell(outcome: FinetuneOutcome) -> None:
+    row = outcome.rows[-1]
+    assert row.final is not None
+    assert row.final.accuracy is not None
+    print(f"epoch {row.epoch}: held-out accuracy {100 * row.final.accuracy:.2f} %", flush=True)
+
+
+def main() -> None:
+    """Train, tell of every epoch, and write the folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cifar10", type=Path)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=0.1)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    recipe = resprune.Recipe(epochs=options.epochs, rate=options.rate, gamma=0.0, warm_up=0.1)
+    resprune.finetune(
+        random_network(), options.cifar10, out=options.out, recipe=recipe, resume=True, on_epoch=_tell
+    )
+
+
+if __name__ == "__main__":
+    main()
