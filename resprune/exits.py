@@ -5,27 +5,25 @@ anything, and three things make them cheap:
 
 - Exits between the same two non-trivial steps go through the rest of the way as one batch.
 - Strided 1x1 projections and option-A shortcuts look at every s-th pixel only. A run of them looks at
-  every (s1 * s2 * ...)-th, so a state is cut down to those pixels before it is stored.
+  every (s1 * s2 * ...)-th, so a state is cut down to those pixels before it is stored; in training, when a
+  norm between them has to see all pixels, what it gives is.
 - States are let go as soon as a batch of them is full: memory does not grow with the depth.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise, zip_longest
-from typing import Any, cast
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.func import functional_call, vmap
-from torch.nn import functional as F
-from torch.overrides import has_torch_function
 
 from resprune.chain import ResidualChain
+from resprune.exit_layers import Layer, Rows, exit_layers
 from resprune.families.layers import PadChannels, Subsample, is_global_pool, leaves
 
 BATCH_BYTES = 2 << 20
@@ -33,92 +31,6 @@ BATCH_BYTES = 2 << 20
 stay in cache. On two CPU cores 1 to 4 MiB took the same time, 8 MiB longer."""
 
 _POINTWISE = (nn.BatchNorm2d, nn.ReLU, nn.Identity, PadChannels)
-
-
-Rows = Mapping[str, Tensor]
-"""Tensors of a layer that every exit has for itself: the layer's own name for one -> (exits, ...)."""
-
-
-class ExitNorm:
-    """One batch norm as the exits see it; what they do not have of their own is the native layer's.
-
-    Args:
-        norm: The native layer; its statistics are not touched.
-        rows: Statistics (exits, channels), updated in place in training mode; weight and bias likewise where
-            heads are separate.
-        rectified: Whether a ReLU follows, which is then done here.
-        kept: Whether the layer after that keeps its input for the backward pass anyway.
-    """
-
-    def __init__(
-        self, norm: nn.BatchNorm2d, rows: Rows, *, rectified: bool = False, kept: bool = False
-    ) -> None:
-        self.norm, self.rows, self.rectified, self.kept = norm, rows, rectified, kept
-
-    def __call__(self, x: Tensor, exits: slice) -> Tensor:
-        """Normalise (n * e, c, h, w), image-major, for the slice's e exits: one call over e * c channels."""
-        norm, count = self.norm, exits.stop - exits.start
-
-        def wide(name: str, native: Tensor | None) -> Tensor | None:
-            if name in self.rows:
-                return self.rows[name][exits].flatten()
-            return None if native is None else native.repeat(count)
-
-        pixels = x if count == 1 else x.reshape(-1, count * x.shape[1], *x.shape[2:])
-        mean, var = wide("running_mean", norm.running_mean), wide("running_var", norm.running_var)
-        weight, bias = wide("weight", norm.weight), wide("bias", norm.bias)
-        momentum = 0.1 if norm.momentum is None else norm.momentum
-        learns = norm.training and torch.is_grad_enabled() and not has_torch_function((x,))
-        if self.rectified and learns and weight is not None:
-            out = cast(
-                "Tensor", _NormRelu.apply(pixels, mean, var, weight, bias, momentum, norm.eps, self.kept)
-            )
-        else:
-            out = F.batch_norm(pixels, mean, var, weight, bias, norm.training, momentum, norm.eps)
-            out = F.relu(out) if self.rectified else out
-        out = out.view(x.shape) if count > 1 else out
-        # timm's BatchNormAct2d is a norm that carries its activation.
-        return norm.act(norm.drop(out)) if hasattr(norm, "act") else out  # pyright: ignore[reportCallIssue]
-
-
-class _NormRelu(torch.autograd.Function):
-    """Batch norm in training mode and ReLU, of which as little is stored as can be.
-
-    The exits of a pre-activation network normalise every state, and the state is stored for its block's own
-    norm already. So the backward pass normalises once more to know where the ReLU was open, but where a
-    convolution follows: that stores the output itself.
-    """
-
-    @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any,
-        x: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        momentum: float,
-        eps: float,
-        kept: bool,
-    ) -> Tensor:
-        out, batch_mean, inverse = torch.native_batch_norm(x, weight, bias, mean, var, True, momentum, eps)
-        out.relu_()
-        ctx.save_for_backward(x, weight, bias, batch_mean, inverse, out if kept else None)
-        ctx.eps = eps
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, weight, bias, mean, inverse, out = ctx.saved_tensors
-        if out is None:
-            out = F.batch_norm(x, mean, inverse.pow(-2) - ctx.eps, weight, bias, False, 0.0, ctx.eps)
-        grad = torch.ops.aten.threshold_backward(grad, out, 0)
-        mask = [ctx.needs_input_grad[i] for i in (0, 3, 4)]
-        grads = torch.ops.aten.native_batch_norm_backward(
-            grad, x, weight, None, None, mean, inverse, True, ctx.eps, mask
-        )
-        return grads[0], None, None, grads[1], grads[2], None, None, None
 
 
 class _Tap(torch.autograd.Function):
@@ -142,28 +54,6 @@ class _Tap(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, of_exit: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         grad[:, :, :: ctx.stride, :: ctx.stride] += of_exit
         return grad, None
-
-
-class ExitLayer:
-    """Any other layer of which every exit has its own: separate heads and projections.
-
-    Args:
-        layer: The native layer, which says what is computed.
-        rows: Its parameters, (exits, ...) each.
-    """
-
-    def __init__(self, layer: nn.Module, rows: Rows) -> None:
-        self.layer, self.rows = layer, rows
-
-    def __call__(self, x: Tensor, exits: slice) -> Tensor:
-        """Apply to (n * e, ...), image-major, for the e exits of the slice, all in one call."""
-        rows = {name: tensor[exits] for name, tensor in self.rows.items()}
-        states = x.unflatten(0, (-1, exits.stop - exits.start))
-        apply = vmap(partial(functional_call, self.layer), in_dims=(0, 1), out_dims=1)
-        return apply(rows, states).flatten(0, 1)
-
-
-Layer = nn.Module | ExitNorm | ExitLayer
 
 
 @dataclass(frozen=True)
@@ -201,35 +91,12 @@ class SkipChainExits:
         chain, rungs = self._chain, _rungs(self._chain)
         starts = sorted({0, *(position + 1 for position, _ in rungs)} - {chain.depth})
         for first, end in pairwise([*starts, chain.depth]):
-            stride, sliceable = 1, True
-            layers: list[nn.Module] = []
-            for layer in (leaf for position, step in rungs if position >= first for leaf in leaves(step)):
-                own_stride = _pixel_stride(layer) if sliceable else None
-                if own_stride is not None:
-                    stride *= own_stride
-                    layer = _unstrided(layer)
-                # A norm in training looks at all pixels that it gets: no further ones may be left out.
-                norm = training and isinstance(layer, nn.BatchNorm2d)
-                sliceable = own_stride is not None and not norm
-                layers.append(layer)
+            steps = [leaf for position, step in rungs if position >= first for leaf in leaves(step)]
+            stride, layers = _look_ahead(steps, training)
             layers += leaves(chain.head)
             alone = _up_to_pooling(layers)
-            together = tuple(self._with_rows(layers[len(alone) :]))
+            together = tuple(exit_layers(layers[len(alone) :], self._rows_of))
             yield _Way(first, end - 1, stride, tuple(alone), together)
-
-    def _with_rows(self, layers: Sequence[nn.Module]) -> Iterable[Layer]:
-        """Give every layer what the exits have of their own; a norm takes in the ReLU behind it."""
-        rectified = False
-        for layer, *behind in zip_longest(layers, layers[1:], layers[2:]):
-            if rectified and isinstance(layer, nn.ReLU):
-                rectified = False
-                continue
-            rows = self._rows_of(layer)
-            if rows and isinstance(layer, nn.BatchNorm2d):
-                rectified = isinstance(behind[0], nn.ReLU) and not hasattr(layer, "act")
-                yield ExitNorm(layer, rows, rectified=rectified, kept=isinstance(behind[1], nn.Conv2d))
-            else:
-                yield ExitLayer(layer, rows) if rows else layer
 
     def _rows_of(self, layer: nn.Module) -> Rows:
         own = {name: self._names.get(id(t), "") for name, t in layer.state_dict(keep_vars=True).items()}
@@ -308,16 +175,6 @@ def _rungs(chain: ResidualChain) -> list[tuple[int, nn.Module]]:
     return rungs + [(chain.depth - 1, step) for step in chain.tail]
 
 
-def _pixel_stride(layer: nn.Module) -> int | None:
-    """Return s where a layer maps each pixel alone and keeps every s-th, else None."""
-    if isinstance(layer, nn.Conv2d):
-        alone = layer.kernel_size == (1, 1) and layer.padding == (0, 0)
-        return layer.stride[0] if alone and layer.stride[0] == layer.stride[1] else None
-    if isinstance(layer, Subsample):
-        return layer.stride
-    return 1 if isinstance(layer, _POINTWISE) else None
-
-
 def _up_to_pooling(layers: Sequence[nn.Module]) -> list[nn.Module]:
     """Return the first layers up to a global pooling where none of them has tensors, else nothing."""
     for count, layer in enumerate(layers, start=1):
@@ -326,6 +183,34 @@ def _up_to_pooling(layers: Sequence[nn.Module]) -> list[nn.Module]:
         if not isinstance(layer, nn.ReLU | nn.Identity | PadChannels | Subsample):
             break
     return []
+
+
+def _look_ahead(steps: Sequence[nn.Module], training: bool) -> tuple[int, list[nn.Module]]:
+    """Return which pixels of a state the steps look at, and the steps for those.
+
+    A stride is moved to the front through all layers that map each pixel alone. A norm in training looks at
+    all pixels that it gets: the stride stays right behind it.
+    """
+    stride, layers = 1, []
+    for layer in reversed(steps):
+        own = _pixel_stride(layer)
+        if own is None or (training and isinstance(layer, nn.BatchNorm2d)):
+            layers += [layer] if stride == 1 else [Subsample(stride), layer]
+            stride = 1
+        else:
+            layers.append(_unstrided(layer))
+            stride *= own
+    return stride, layers[::-1]
+
+
+def _pixel_stride(layer: nn.Module) -> int | None:
+    """Return s where a layer maps each pixel alone and keeps every s-th, else None."""
+    if isinstance(layer, nn.Conv2d):
+        alone = layer.kernel_size == (1, 1) and layer.padding == (0, 0)
+        return layer.stride[0] if alone and layer.stride[0] == layer.stride[1] else None
+    if isinstance(layer, Subsample):
+        return layer.stride
+    return 1 if isinstance(layer, _POINTWISE) else None
 
 
 def _unstrided(leaf: nn.Module) -> nn.Module:

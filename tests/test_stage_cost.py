@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -125,6 +126,25 @@ def assert_like_the_loop(chain: ResidualChain, heads: Heads) -> None:
     statistics = dict(slow.own.named_buffers())
     for name, buffer in fast.own.named_buffers():
         torch.testing.assert_close(buffer, statistics[name], rtol=1e-6, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("heads", ["shared", "separate"])
+@pytest.mark.parametrize("name", ["torchvision basic", "preact standard"])
+def test_bf16_costs_no_more_digits_than_in_the_loop(name: str, heads: Heads) -> None:
+    chain = make_chain(ARCHITECTURES[name])
+    images, targets = make_images(chain, 16), torch.arange(16) % chain.classes
+    student = Student(chain, heads, CPU).train()
+
+    def gradient(logits_of: Callable[[Student, Tensor], Tensor], half: bool) -> Tensor:
+        learning = copy.deepcopy(student)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits = logits_of(learning, images)
+        stage_cost(logits.float(), targets, 0.3).total.backward()
+        return torch.cat([p.grad.flatten() for p in learning.parameters() if p.grad is not None])
+
+    exact = gradient(naive_logits, half=False)
+    looped, mine = gradient(naive_logits, half=True), gradient(lambda s, x: s(x)[0], half=True)
+    assert 0 < (mine - exact).norm() < 1.2 * (looped - exact).norm()
 
 
 def test_shared_heads_add_no_parameters_and_separate_ones_a_row_for_every_exit() -> None:
