@@ -138,6 +138,25 @@ def test_analyze_prints_a_table_of_80_columns_and_writes_csv(
     assert rows[0].keys() == KEYS_BLOCK
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["analyze", "--csv"],
+        ["analyze", "--classwise-csv"],
+        ["analyze", "--parquet"],
+        ["prune", "--frontier", "--csv"],
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_read(
+    words: str, tmp_path: Path
+) -> None:
+    command, *options = words.split()
+    file = tmp_path / "no-such-folder" / "file"
+    done = in_process(command, tmp_path / "no-such-network.pth", *options, file, status=3)
+    assert "its folder does not exist" in done.stderr
+    assert "no-such-network" not in done.stderr
+
+
 def test_prune_and_evaluate_agree_in_new_processes(
     cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path
 ) -> None:

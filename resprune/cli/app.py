@@ -117,6 +117,7 @@ def analyze(
     """Measure every exit, residual norm and drop effect of a checkpoint in one pass over the images."""
     with shell.command(debug, threads=threads):
         reporting.check(report, plots, force=force)
+        reporting.check_files(csv, classwise_csv, parquet)
         reporting.check_bounds(bounds=bounds, sub=sub, gamma=gamma, branch_decay=branch_decay)
         from resprune import bounding, pipeline
         from resprune.exporting.folder import write_bytes, write_text

@@ -16,7 +16,7 @@ import typer
 from resprune.cli import options, reporting, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.cli.options import absent
-from resprune.errors import OutputError, ResPruneError, UsageError
+from resprune.errors import ResPruneError, UsageError
 from resprune.records import Limits
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def check(
         )
         if as_json and format_ is not Format.TEXT:
             raise UsageError(f"--json and --format {format_} both say what to print", hint="give one of them")
-        _check_files(markdown, metrics)
+        reporting.check_files(markdown, metrics)
         from resprune import checking, comparing, gate
 
         read = opened()
@@ -198,14 +198,6 @@ def _annotated(form: Format) -> Iterator[None]:
 
             shell.print_text(gates.annotation("error", "resprune check", str(error)))
         raise
-
-
-def _check_files(*paths: Path | None) -> None:
-    """Refuse, before anything is measured, files that cannot be written."""
-    for path in paths:
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            reason = "is a folder" if path.is_dir() else "its folder does not exist"
-            raise OutputError(f"cannot be written ({reason})", where=path, hint="give a file in a folder")
 
 
 def _fraction(flag: str, per_cent: float | None) -> float | None:

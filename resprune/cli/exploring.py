@@ -48,6 +48,7 @@ def check(files: Files, *, wanted: bool, others: Mapping[str, object]) -> None:
                 raise UsageError(f"--{flag} is of a frontier, which was not asked for", hint="add --frontier")
         return
     reporting.check(files.report, files.plots, force=files.force)
+    reporting.check_files(files.csv)
     for flag, value in others.items():
         if value:
             raise UsageError(

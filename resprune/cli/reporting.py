@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from resprune.cli import config, options, shell
-from resprune.errors import UsageError, printable
+from resprune.errors import OutputError, UsageError, printable
 
 
 def report(
@@ -46,6 +46,18 @@ def check(file: Path | None, folder: Path | None, *, force: bool) -> None:
         files.check(file, folder, force=force)
     elif force:
         raise UsageError("--force replaces a page or plots, and none are written", hint="add --report FILE")
+
+
+def check_files(*paths: Path | None) -> None:
+    """Refuse, before anything is measured, files that cannot be written.
+
+    Raises:
+        OutputError: names the first.
+    """
+    for path in paths:
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            reason = "is a folder" if path.is_dir() else "its folder does not exist"
+            raise OutputError(f"cannot be written ({reason})", where=path, hint="give a file in a folder")
 
 
 def check_bounds(*, bounds: bool, sub: str | None, gamma: float | None, branch_decay: float | None) -> None:
