@@ -56,6 +56,8 @@ ADDED = {
     "prune": "--samples 20",
     "finetune": "--samples 20 --steps 1 --batch-size 4 --workers 0",
     "bench": "--rounds 10",
+    "--frontier": "--no-recover",
+    "--config": "--threads 1",
     "resnet50.pth": "--input-size 16",
 }
 """Words of a command -> options that make it short; of an option given twice the last counts."""

@@ -93,6 +93,7 @@ def structure(network: nn.Module) -> list[str]:
     return sorted(repr(m) for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.MaxPool2d))
 
 
+@pytest.mark.exhaustive
 def test_every_readable_name_is_recovered_from_names_and_shapes(capsys: pytest.CaptureFixture[str]) -> None:
     """Either at once, or with exactly the flag that ``inspect`` asks for."""
     at_once, with_flag, lost = [], [], []
@@ -192,7 +193,16 @@ def loader() -> Iterator[subprocess.Popen[str]]:
         process.stdin.close()
 
 
-@pytest.mark.parametrize("entry", kinds(), ids=lambda entry: entry.name)
+def every_kind() -> list[Any]:
+    """Return all kinds as parameters; every tenth is tested always."""
+    marks = pytest.mark.exhaustive
+    return [
+        pytest.param(entry, id=entry.name, marks=() if index % 10 == 0 else marks)
+        for index, entry in enumerate(kinds())
+    ]
+
+
+@pytest.mark.parametrize("entry", every_kind())
 @torch.inference_mode()
 def test_every_kind_is_split_pruned_saved_and_loaded(
     entry: Entry, loader: subprocess.Popen[str], tmp_path: Path
