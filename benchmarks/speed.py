@@ -2,10 +2,13 @@
 
 Of every network about a third of the blocks goes, none of them with a projection: last blocks of stages.
 ResNet-18 has four that can go, whose times differ: it is measured without the first three of those, and without
-the last three. Weights are random: they do not change how long a call takes. Both networks are called in turn
-in every round, and the ratio of their times is taken within the round.
+the last three. With --for-time as many blocks go, those that a measurement of single blocks finds dearest at
+that batch size, as `prune --speedup` makes it; then the whole networks are measured anew. Weights are random:
+they do not change how long a call takes. Both networks are called in turn in every round, and the ratio of
+their times is taken within the round.
 
     python benchmarks/speed.py --threads 1
+    python benchmarks/speed.py --threads 1 --channels-last --for-time
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ import torchvision
 from deep import random_network
 
 import resprune
-from resprune.chain import ResidualChain
+from resprune.chain import ResidualChain, seeded_images
 from resprune.checkpoint import Checkpoint
+from resprune.latency import block_prices
 from resprune.opening import open_chain
 from resprune.pipeline import select
 from resprune.records import Origin
@@ -39,6 +43,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="of batches of 32; ten times as many of one")
     parser.add_argument("--network", choices=[name for name, _ in REMOVED])
     parser.add_argument("--channels-last", action="store_true", help="weights and input in that memory format")
+    parser.add_argument("--for-time", action="store_true", help="remove the blocks that take most time")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     layout = "channels last" if options.channels_last else "contiguous"
@@ -48,13 +53,16 @@ def main() -> None:
     for name, removed in REMOVED:
         if options.network not in (None, name):
             continue
+        if options.for_time and (name, removed) != next(row for row in REMOVED if row[0] == name):
+            continue
         chain = _network(name)
-        pruned = remove_blocks(chain, select(remove=removed, blocks=chain.depth))
-        saved = 1 - pruned.summary.macs / chain.summary.macs
         if options.channels_last:
-            for own in (chain, pruned):
-                own.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            chain.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         for batch in (1, 32):
+            if options.for_time:
+                removed = _dearest(chain, batch, len(removed), options.channels_last)
+            pruned = remove_blocks(chain, select(remove=removed, blocks=chain.depth))
+            saved = 1 - pruned.summary.macs / chain.summary.macs
             rounds = options.rounds * (10 if batch == 1 else 1)
             outcome = resprune.bench(
                 pruned, chain, batch_size=batch, rounds=rounds, channels_last=options.channels_last
@@ -71,6 +79,16 @@ def main() -> None:
                 f" | {before:.2f}, {after:.2f} |",
                 flush=True,
             )
+
+
+def _dearest(chain: ResidualChain, batch: int, count: int, channels_last: bool) -> tuple[int, ...]:
+    """Return so many blocks without a projection: those whose removal saves most time."""
+    images = seeded_images(chain.preprocessing, batch, seed=0)
+    with torch.inference_mode():
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        prices = block_prices(chain, images.to(memory_format=layout), seconds=10)
+    free = [block.index for block in chain.blocks if not len(block.part.skip)]
+    return tuple(sorted(sorted(free, key=lambda k: -prices[k])[:count]))
 
 
 def _told(removed: tuple[int, ...]) -> str:
