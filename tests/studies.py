@@ -79,7 +79,7 @@ def frontier(blocks: int = 5, *, seed: int = 0, latency: bool = True, labels: bo
             "blocks": blocks - gone,
             "macs": 1_000_000 * (2 + blocks - gone),
             "parameters": 1000 * (2 + blocks - gone),
-            "latency_ms": {"median": 3.0 - gone / 4, "iqr": 0.125} if latency else None,
+            "latency_ms": {"median": 3.0 - 1.25 * gone / blocks, "iqr": 0.125} if latency else None,
             "raw": figures(),
             "recovered": figures(),
         }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from resprune.records import DataSummary, Evaluation, Figures, FrontierPoint, FrontierStudy
 from resprune.report.drawing import Plot, line
 from resprune.report.places import Place, amount, count, fraction, made, or_none, text
-from resprune.report.wording import percent
+from resprune.report.wording import percent, ranges
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 SCHEMA = "resprune/frontier/1"
 COLUMNS = (
     "blocks\nkept",
-    "removed",
     "MACs",
     "parameters",
     "latency\nms",
@@ -27,6 +26,7 @@ COLUMNS = (
     "cut\n%",
     "recovered\nnats",
     "recovered\n%",
+    "removed",
 )
 _Price = Callable[[FrontierPoint], float]
 _Worth = Callable[[Figures], float]
@@ -82,7 +82,7 @@ def plots(studies: Sequence[FrontierStudy]) -> list[Plot]:
     if not points:
         return []
     largest = max(point.macs for point in points)
-    prefix, unit = ("10^9", 1e9) if largest >= 1e9 else ("10^6", 1e6)
+    prefix, unit = ("10\u2079", 1e9) if largest >= 1e9 else ("10\u2076", 1e6)
     drawn = [_plot("macs", "MACs", f"MACs an image / {prefix}", lambda point: point.macs / unit, studies)]
     if any(point.latency_ms is not None for point in points):
         drawn.append(_plot("latency", "latency", "latency / ms (median; bar: middle half)", _latency, studies))
@@ -148,19 +148,18 @@ def _divergence(figures: Figures) -> float:
 
 def cells(point: FrontierPoint) -> list[tuple[str, str]]:
     """Return a row of the page's table: what is shown, and what is sorted by."""
-    removed = ", ".join(map(str, point.removed))
     latency = "" if point.latency_ms is None else f"{point.latency_ms[0]:.3f} ({point.latency_ms[1]:.3f})"
     return [
         (str(point.blocks), str(point.blocks)),
-        (removed, str(len(point.removed))),
         (f"{point.macs:,}", str(point.macs)),
         (f"{point.parameters:,}", str(point.parameters)),
         (latency, "" if point.latency_ms is None else repr(point.latency_ms[0])),
         *_worth_of(point.raw),
         *_worth_of(point.recovered),
+        (ranges(point.removed), str(len(point.removed))),
     ]
 
 
 def _worth_of(figures: Figures) -> list[tuple[str, str]]:
     accuracy = percent(figures.evaluation.accuracy)
-    return [(f"{figures.divergence:.3g}", repr(figures.divergence)), (accuracy, accuracy)]
+    return [(f"{figures.divergence:#.3g}", repr(figures.divergence)), (accuracy, accuracy)]
