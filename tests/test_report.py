@@ -21,7 +21,7 @@ from resprune.errors import ResultError
 from resprune.records import Study
 from resprune.report import page, plots, reading, tradeoff, vector
 
-HOSTILE = "</title><script>alert(1)</script> $x$ & \"q\" 'p'"
+HOSTILE = "</title><script>alert(1)</script> $x$ & id=\"q\" url(#p) 1.23456 'p'"
 IMAGE = "data:image/png;base64,"
 VOID = {"meta", "br", "img", "input", "link", "hr"}
 

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import browser
+import numpy
 import pytest
 from browser import Page
 from commands import run
 from PIL import Image, ImageColor
 from studies import analysis, bounds, classwise, frontier, write
 
+from resprune.report import plots, reading, vector
 from resprune.report.classes import STRONGEST
 from resprune.report.palette import DARK, LIGHT
 
@@ -119,6 +121,29 @@ def test_cells_of_a_heat_map_are_as_strong_as_their_accuracy(
             part = STRONGEST * value
             mixed = [part * above + (1 - part) * below for above, below in zip(accent, paper, strict=True)]
             assert seen.getpixel((int(corner[0]), int(corner[1]))) == pytest.approx(mixed, abs=3)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "drop-effects", "classes", "frontier-latency"])
+def test_a_plot_looks_the_same_in_a_page_as_in_its_file(tab: Page, tmp_path: Path, name: str) -> None:
+    """What makes it small is not to be seen."""
+    results = [analyses()[0], frontier(9)]
+    drawn = plots.plots([reading.result(content, "net") for content in results])
+    plot = next(own for own in drawn if own.name == name)
+    whole = plot.svg()
+    small = vector.inline(plot)
+    assert len(small) < 0.7 * len(whole)
+    colours = "".join(f"--{key}: {value};" for key, value in LIGHT.items())
+    seen = []
+    for number, text in enumerate((whole[whole.index("<svg") :], small)):
+        file = tmp_path / f"{number}.html"
+        look = f"svg {{ {colours} width: 800px; height: auto; font-family: 'DejaVu Sans', sans-serif }}"
+        file.write_text(f"<style>{look}</style>{text}", encoding="utf-8")
+        tab.open(file, width=900, scheme="light")
+        tab.screenshot(tmp_path / f"{number}.png")
+        seen.append(numpy.asarray(Image.open(tmp_path / f"{number}.png").convert("L"), dtype=int))
+    assert seen[0].shape == seen[1].shape
+    assert seen[0].std() > 10
+    assert (abs(seen[0] - seen[1]) > 60).mean() < 1e-3
 
 
 @pytest.mark.parametrize(("what", "columns"), [("blocks", (3, 6, 10)), ("frontier", (1, 3, 7))])

@@ -155,6 +155,8 @@ def line(
         marker=MARKERS[index % len(MARKERS)],
         markersize=3.4 if len(values) > 30 else 4.6,
         markeredgewidth=0.8,
+        # Of curves that run together, the one below shows through.
+        markerfacecolor="none" if index % 2 else None,
         zorder=3,
         clip_on=False,
     )

@@ -153,7 +153,7 @@ def _control(study: Study) -> str:
 
 def _cells(row: BlockRow) -> list[_Cell]:
     def small(value: float | None) -> _Cell:
-        return ("", "") if value is None else (f"{value:.2e}", repr(value))
+        return ("", "") if value is None else (f"{value:.2e}", f"{value:.6g}")
 
     def plain(text: str) -> _Cell:
         return text, text

@@ -102,7 +102,11 @@ def frontier(found: Frontier) -> dict[str, Any]:
                 "blocks": point.blocks,
                 "macs": point.macs,
                 "parameters": point.parameters,
-                "latency_ms": {"median": point.latency.median_ms, "iqr": point.latency.iqr_ms},
+                "latency_ms": {
+                    "median": point.latency.median_ms,
+                    "iqr": point.latency.iqr_ms,
+                    "quartiles": list(point.latency.quartiles_ms),
+                },
                 "ratio": point.latency.ratio_to(whole).median,
                 "raw": _judged(point.raw),
                 "statistics": None if point.statistics is None else _judged(point.statistics),

@@ -149,7 +149,12 @@ COMMANDS: dict[str, tuple[str, Schema]] = {
                         "removed": array(INDEX),
                         "blocks": INDEX,
                         **SIZE,
-                        "latency_ms": record({"median": number("Milliseconds."), "iqr": number("The same.")}),
+                        "latency_ms": record(
+                            {
+                                **{name: number("Milliseconds.") for name in ("median", "iqr")},
+                                "quartiles?": array({"type": "number"}, 2),
+                            }
+                        ),
                         "ratio": number("Time over the whole network's."),
                         "raw": ref("judged"),
                         "statistics": or_null(ref("judged")),
