@@ -26,7 +26,8 @@ from resprune.families import FAMILIES
 from resprune.fresh import FROM_SCRATCH
 from resprune.pipeline import Progress, silent
 from resprune.records import RECIPES, EpochRow, FinetuneOutcome, ReadBack, Recipe
-from resprune.report import card, results
+from resprune.report import card
+from resprune.report.results import outputs, parts, runs
 
 OnEpoch = Callable[[FinetuneOutcome], None]
 """Told of a run after every epoch; the last of `FinetuneOutcome.rows` is the epoch's."""
@@ -78,7 +79,7 @@ def finetune(
         trackers: Programs that log the figures besides, by Accelerate's names: ``tensorboard``, ...
         read_back: Read the network in ``out`` in a new process and compare it, at the end, and after epochs
             that take `LONG_EPOCH` or longer.
-        made: By which command, as `resprune.report.results.made` returns it; for the report and the card.
+        made: By which command, as `results.outputs.made` returns it; for the report and the card.
         progress: Shown the images done.
         on_epoch: Told of every epoch, epoch 0 (before any training) included.
         options: Of `resprune.data.open_training`: split, samples, batch_size.
@@ -197,8 +198,8 @@ class _Journal:
                 f"no network is left there, but {output.STATE_FILE}, the state of the run; please report this"
             )
             raise VerificationError(error.what, where=self.run.path, hint=hint) from error
-        report = results.finetune(outcome) | results.read_back(found) | self.made
-        self.run.write_report(results.portable(report))
+        report = runs.finetune(outcome) | parts.read_back(found) | self.made
+        self.run.write_report(outputs.portable(report))
         return found
 
     def _read(self, result: ResidualChain, folder: Path) -> ReadBack | None:
@@ -211,18 +212,18 @@ class _Journal:
     def _epoch(self, rows: tuple[EpochRow, ...]) -> None:
         outcome = self.outcome(rows, self.chain)
         if self.run is not None:
-            self.run.write_metrics([results.portable(line) for line in results.epochs(outcome)])
-        self.engine.log(results.flat(results.epochs(outcome)[-1]), step=rows[-1].steps)
+            self.run.write_metrics([outputs.portable(line) for line in runs.epochs(outcome)])
+        self.engine.log(runs.flat(runs.epochs(outcome)[-1]), step=rows[-1].steps)
         self.on_epoch(outcome)
 
     def _best(self, best: ResidualChain, rows: tuple[EpochRow, ...]) -> None:
         if self.run is not None:
             outcome = self.outcome(rows, best)
-            report = results.portable(results.finetune(outcome) | self.made)
-            text = card.finetuned_card(outcome, self.run.path.absolute().name, results.command_of(report))
+            report = outputs.portable(runs.finetune(outcome) | self.made)
+            text = card.finetuned_card(outcome, self.run.path.absolute().name, outputs.command_of(report))
             worth = self.reads_back and rows[-1].seconds >= LONG_EPOCH
             check = partial(self._read, best) if worth else lambda draft: None
-            self.run.write_network(best, results.provenance(outcome), text, report, check)
+            self.run.write_network(best, outputs.provenance(outcome), text, report, check)
 
 
 def _check_teacher(chain: ResidualChain, teacher: ResidualChain | None) -> None:

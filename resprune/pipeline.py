@@ -41,7 +41,8 @@ from resprune.records import (
     Remedy,
     Saved,
 )
-from resprune.report import card, results
+from resprune.report import card
+from resprune.report.results import outputs, parts, prunings
 from resprune.restoration import CHOICE_IMAGES, OnEpoch, Restoration, Restored, Step
 from resprune.selection import check_tolerance, select, tail_rule
 from resprune.verify import verify
@@ -264,7 +265,7 @@ def save(
         folder: Must not exist, unless ``force`` is on and it is one of resprune's.
         force: Replace it.
         read_back: Off saves the seconds that a new process takes.
-        made: By which command, as `resprune.report.results.made` returns it; for the report and the card.
+        made: By which command, as `results.outputs.made` returns it; for the report and the card.
 
     Raises:
         OutputError: where nothing can be written there.
@@ -272,12 +273,12 @@ def save(
     """
     outcome = pruned.outcome
     with output.whole_or_nothing(Path(folder), force) as draft:
-        output.write_network(pruned.chain, draft, results.provenance(outcome))
+        output.write_network(pruned.chain, draft, outputs.provenance(outcome))
         found = verifying.read_folder(pruned.chain, draft, pruned.images) if read_back else None
-        report = results.prune(outcome) | results.read_back(found) | dict(made or {})
-        report = results.portable(report)
+        report = prunings.prune(outcome) | parts.read_back(found) | dict(made or {})
+        report = outputs.portable(report)
         output.write_report(draft, report)
-        text = card.model_card(outcome, Path(folder).name, results.command_of(report))
+        text = card.model_card(outcome, Path(folder).name, outputs.command_of(report))
         (draft / output.CARD_FILE).write_text(text, encoding="utf-8")
         return Saved(tuple(sorted(entry.name for entry in draft.iterdir())), found)
 

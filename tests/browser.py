@@ -49,7 +49,9 @@ class Page:
         self._socket.close()
 
     def open(self, file: Path, *, width: int, scheme: str) -> None:
-        """Load a file and wait for it."""
+        """Load a file and wait for it; errors and requests are those of this file from now on."""
+        self.errors.clear()
+        self.requests.clear()
         metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         self.ask("Emulation.setDeviceMetricsOverride", **metrics)
         features = [{"name": "prefers-color-scheme", "value": scheme}]

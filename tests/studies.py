@@ -73,13 +73,17 @@ def frontier(blocks: int = 5, *, seed: int = 0, latency: bool = True, labels: bo
         accuracy, loss = (draw.random(), draw.random()) if labels else (None, None)
         return {"accuracy": accuracy, "loss": loss, "divergence": draw.random()}
 
+    def timing(gone: int) -> dict[str, Any]:
+        median = 3.0 - 1.25 * gone / blocks
+        return {"median": median, "iqr": 0.125, "quartiles": [median - 0.025, median + 0.1]}
+
     points = [
         {
             "removed": list(range(blocks - gone, blocks)),
             "blocks": blocks - gone,
             "macs": 1_000_000 * (2 + blocks - gone),
             "parameters": 1000 * (2 + blocks - gone),
-            "latency_ms": {"median": 3.0 - gone / 4, "iqr": 0.125} if latency else None,
+            "latency_ms": timing(gone) if latency else None,
             "raw": figures(),
             "recovered": figures(),
         }

@@ -239,13 +239,13 @@ def test_the_python_interface_gives_the_same_results(
     cifar_file: Path, image_folder: Callable[..., Path]
 ) -> None:
     import resprune as package
-    from resprune.report import results
+    from resprune.report.results import networks
 
     data = image_folder()
     analysis = package.analyze(package.load(cifar_file, device="cpu"), data)
     printed = resprune_json("analyze", cifar_file, "--data", data)
     assert printed.pop("made")["command"].startswith("resprune analyze ")
-    assert results.analyze(analysis) == printed
+    assert networks.analyze(analysis) == printed
 
 
 def test_the_same_command_gives_the_same_bytes(

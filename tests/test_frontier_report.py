@@ -7,13 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from commands import refusal, run
+from matplotlib.collections import LineCollection
 from studies import analysis, frontier, write
 from test_report import HOSTILE, Tree
 
 from resprune.errors import ResultError
-from resprune.report import plots, reading, tradeoff
+from resprune.report import drawing, plots, reading, tradeoff
+from resprune.report.palette import LIGHT
 
 
 def page_of(tmp_path: Path, **files: Any) -> Tree:
@@ -29,17 +32,18 @@ def test_a_frontier_alone(tmp_path: Path) -> None:
     assert len(tree.ids()) == len(set(tree.ids()))
     for name in ("frontier-macs", "frontier-latency"):
         assert [tree.points[f"{name}-{curve}-points"] for curve in (0, 1)] == [5, 5]
-    assert {"frontier", "made", "plots"} <= set(tree.ids())
-    assert not {"summary", "network", "blocks"} & set(tree.ids())
+    assert {"frontier", "made"} <= set(tree.ids())
+    assert not {"summary", "plots", "network", "classes", "blocks"} & set(tree.ids())
     text = " ".join(part for _, part in tree.texts)
     for said in (
-        "MACs an image / 10^6",
+        "MACs an image / 10\u2076",
         "latency / ms (median; bar: middle half)",
         "accuracy / %",
         "right after the cut",
         "after recovery",
         "5 networks",
         "3, 4",
+        "1-4",
         "2.500 (0.125)",
         "100 images of images (validation)",
     ):
@@ -61,6 +65,22 @@ def test_what_was_not_measured_is_not_drawn() -> None:
     assert titles() == ["Accuracy against MACs", "Accuracy against latency"]
     assert titles(latency=False) == ["Accuracy against MACs"]
     assert titles(labels=False) == ["Divergence against MACs", "Divergence against latency"]
+
+
+def test_bars_of_latency_are_the_middle_half() -> None:
+    def bars(content: dict[str, Any]) -> Any:
+        plot = plots.plots([tradeoff.frontier(content, "net")])[1]
+        with drawing.figure_of(plot, LIGHT) as figure:
+            (lines,) = figure.axes[0].collections
+            assert isinstance(lines, LineCollection)
+            ends = [segment[:, 0] for segment in lines.get_segments()]
+        return [(float(first), float(last)) for first, last in ends]
+
+    assert bars(frontier(2)) == pytest.approx(numpy.array([(2.975, 3.1), (2.35, 2.475)]))
+    without = frontier(2)
+    for point, width in zip(without["frontier"], (1.0, 8.0), strict=True):
+        point["latency_ms"] = {"median": 3.0, "iqr": width}
+    assert bars(without) == pytest.approx(numpy.array([(2.5, 3.5), (0.0, 7.0)]))
 
 
 def test_the_program_s_own_frontier(
@@ -95,6 +115,10 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "removed": (lambda c: c["frontier"][1].update(removed=["a"]), r"frontier\[1\].removed"),
     "percent": (lambda c: c["frontier"][1]["raw"].update(accuracy=93), r"frontier\[1\].raw.accuracy"),
     "latency": (lambda c: c["frontier"][1]["latency_ms"].pop("iqr"), r"frontier\[1\].latency_ms.iqr"),
+    "quartiles": (
+        lambda c: c["frontier"][1]["latency_ms"].update(quartiles=[9, 10]),
+        r"frontier\[1\].latency_ms.quartiles: no bounds of",
+    ),
     "checkpoint": (lambda c: c.pop("checkpoint"), "checkpoint: is missing"),
 }
 

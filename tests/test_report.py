@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 from commands import refusal, run
-from studies import analysis, bounds, write
+from studies import analysis, bounds, classwise, frontier, write
 
 import resprune
 from resprune.errors import ResultError
 from resprune.records import Study
-from resprune.report import page, plots, reading
+from resprune.report import page, plots, reading, tradeoff, vector
 
-HOSTILE = "</title><script>alert(1)</script> $x$ & \"q\" 'p'"
+HOSTILE = "</title><script>alert(1)</script> $x$ & id=\"q\" url(#p) 1.23456 'p'"
+IMAGE = "data:image/png;base64,"
 VOID = {"meta", "br", "img", "input", "link", "hr"}
 
 
@@ -97,15 +98,16 @@ def test_a_page_is_whole_and_no_id_is_there_twice(two: Tree) -> None:
 
 
 def test_a_page_needs_nothing_else() -> None:
-    text = page.render([study(analysis())])
+    text = page.render([study(classwise(analysis(), 6))])
     assert "http:" not in text
     assert "https:" not in text
-    assert "//" not in re.sub(r"<script>.*</script>", "", text, flags=re.DOTALL)
+    assert text.count(IMAGE) == 1
+    assert "//" not in re.sub(rf"<script>.*</script>|{IMAGE}[^\"]*", "", text, flags=re.DOTALL)
     tree = Tree(text)
     for tag, attributes in tree.elements:
         assert tag not in {"link", "img", "iframe", "object", "embed", "base"}
         assert not attributes.keys() & {"src", "srcset", "action", "data"}
-        assert (attributes.get("href") or "#").startswith("#")
+        assert (attributes.get("href") or "#").startswith(("#", IMAGE))
     urls = re.findall(r"url\(([^)]*)\)", text)
     assert all(url.startswith("#") for url in urls)
     assert "@import" not in text
@@ -167,10 +169,17 @@ def test_everything_from_files_is_escaped() -> None:
 
 
 def test_a_deep_network_with_ten_curves_is_small() -> None:
-    text = page.render([study(analysis((18, 18, 18), seed=seed), f"run {seed}") for seed in range(10)])
+    """Ten analyses of 54 blocks, with a hundred classes each whose figures are noise, and ten frontiers."""
+    deep = [classwise(analysis((18, 18, 18), seed=seed), 101, seed=seed) for seed in range(10)]
+    shown = [study(content, f"run {seed}") for seed, content in enumerate(deep)]
+    text = page.render(
+        [*shown, *(tradeoff.frontier(frontier(54, seed=seed), f"frontier {seed}") for seed in range(10))]
+    )
     assert len(text.encode()) < 1_500_000
     tree = Tree(text)
     assert all(tree.points[f"loss-{index}-points"] == 55 for index in range(10))
+    assert all(tree.points[f"frontier-macs-{index}-points"] == 54 for index in range(20))
+    assert text.count(IMAGE) == 10
 
 
 def luminance(colour: str) -> float:
@@ -228,7 +237,7 @@ def test_curves_differ_without_colour() -> None:
 
     looks = [(MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)]) for i in range(55)]
     assert len(set(looks)) == len(looks)
-    drawn = plots.inline(plots.plots([study(analysis(), "a"), study(analysis(seed=1), "b")])[0])
+    drawn = vector.inline(plots.plots([study(analysis(), "a"), study(analysis(seed=1), "b")])[0])
     shapes = [
         re.search(rf'id="accuracy-{i}-points">.*?<path id="[^"]*" d="([^"]*)"', drawn, re.DOTALL)
         for i in (0, 1)

@@ -13,7 +13,8 @@ from commands import refusal, run
 from jsonschema import Draft202012Validator, ValidationError
 from schemas import assert_valid, closed
 
-from resprune.report.schemas import COMMANDS, schema
+from resprune.report.schemas import schema
+from resprune.report.schemas.commands import COMMANDS
 
 
 def json_of(*arguments: object, status: int = 0) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def test_a_deep_network_with_long_names_fits(monkeypatch: pytest.MonkeyPatch) ->
 def test_nothing_is_lost_without_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     with_colours, without = (shown(monkeypatch, colour=colour) for colour in (True, False))
     assert Text.from_ansi(with_colours).plain == Text.from_ansi(without).plain
+    assert "\x1b[36m" in with_colours
     assert not any(f"\x1b[{code}m" in without for code in range(30, 38))
 
 

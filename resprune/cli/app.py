@@ -66,11 +66,12 @@ def inspect(
 ) -> None:
     """Say what a checkpoint is: format, family, architecture, blocks, size. Needs no data."""
     with shell.command(debug, threads=threads):
-        from resprune.report import results, tables
+        from resprune.report import tables
+        from resprune.report.results import networks
 
         chain = opened()(device="cpu", numbers=check)
         if as_json:
-            shell.print_json(results.inspect(chain.summary, chain.preprocessing, chain.classes))
+            shell.print_json(networks.inspect(chain.summary, chain.preprocessing, chain.classes))
         else:
             shell.show(tables.inspect(chain.summary, chain.preprocessing))
 
@@ -121,7 +122,8 @@ def analyze(
         reporting.check_bounds(bounds=bounds, sub=sub, gamma=gamma, branch_decay=branch_decay)
         from resprune import bounding, pipeline
         from resprune.exporting.folder import write_bytes, write_text
-        from resprune.report import classes, results, tables
+        from resprune.report import classes, tables
+        from resprune.report.results import networks, parts
 
         chain = opened()(device=device)
         part = None if sub is None else pipeline.load(sub, device=device)
@@ -133,13 +135,13 @@ def analyze(
         analysis = pipeline.analyze(
             chain, data, tol=tol, drops=drops, classwise=classwise, progress=shell.progress, **reading
         )
-        found = results.analyze(analysis) | reporting.made(seed)
+        found = networks.analyze(analysis) | reporting.made(seed)
         shown = [tables.analyze(analysis)]
         if classwise:
             shown.append(classes.table(analysis))
         if part is not None:
             terms = bounding.bound(chain, part, analysis, data, progress=shell.progress, **weights, **reading)
-            found |= results.bounds(terms, part.summary)
+            found |= networks.bounds(terms, part.summary)
             shown.append(tables.bounds(terms, chain.summary, part.summary, analysis.data))
         if csv is not None:
             write_text(csv, tables.trajectory_csv(analysis))
@@ -151,7 +153,7 @@ def analyze(
         better = pipeline.remedies(chain, data, accuracy, split=split, seed=seed, batch_size=batch_size)
         written = reporting.write([(found, reporting.name_of(chain.origin.path))], report, plots, force=force)
         if as_json:
-            shell.print_json(found | results.remedies(better))
+            shell.print_json(found | parts.remedies(better))
         else:
             for table in shown:
                 shell.show(table)
@@ -180,7 +182,8 @@ def evaluate(
     """Measure accuracy (top 1, top 5) and loss of a checkpoint or of an output folder."""
     with shell.command(debug, threads=threads):
         from resprune import pipeline
-        from resprune.report import results, tables
+        from resprune.report import tables
+        from resprune.report.results import networks, parts
 
         chain = opened()(device=device)
         evaluation, summary = pipeline.evaluate(
@@ -196,8 +199,8 @@ def evaluate(
             chain, data, evaluation.accuracy, split=split, seed=seed, batch_size=batch_size
         )
         if as_json:
-            found = results.evaluate(chain.summary, summary, evaluation) | reporting.made(seed)
-            shell.print_json(found | results.remedies(better))
+            found = networks.evaluate(chain.summary, summary, evaluation) | reporting.made(seed)
+            shell.print_json(found | parts.remedies(better))
         else:
             shell.show(tables.evaluate(chain.summary, summary, evaluation))
         shell.advise(tables.remedy(better))

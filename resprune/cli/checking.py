@@ -150,11 +150,12 @@ def check(
 
 def _print(outcome: CheckOutcome, form: str, made: dict[str, Any]) -> None:
     from resprune.report import checking as wording
-    from resprune.report import gates, results
+    from resprune.report import gates
+    from resprune.report.results import pairs
 
     match form:
         case "json":
-            shell.print_json(results.check(outcome) | made)
+            shell.print_json(pairs.check(outcome) | made)
         case Format.JUNIT:
             shell.print_text(gates.junit(outcome))
         case Format.GITHUB:

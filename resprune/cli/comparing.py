@@ -40,7 +40,7 @@ def bench(
     with shell.command(debug, threads=threads):
         from resprune import comparing
         from resprune.report import comparing as tables
-        from resprune.report import results
+        from resprune.report.results import pairs
 
         read = opened()
         where = comparing.common_device(device, mode, read.checkpoint, against)
@@ -57,7 +57,7 @@ def bench(
             seed=seed,
         )
         if as_json:
-            shell.print_json(results.bench(outcome) | reporting.made(seed))
+            shell.print_json(pairs.bench(outcome) | reporting.made(seed))
         else:
             shell.show(tables.bench(outcome))
 
@@ -82,7 +82,7 @@ def compare(
     with shell.command(debug, threads=threads):
         from resprune import comparing
         from resprune.report import comparing as tables
-        from resprune.report import results
+        from resprune.report.results import pairs
 
         read = opened()
         where = comparing.common_device(device, "", read.checkpoint, other)
@@ -97,6 +97,6 @@ def compare(
             batch_size=batch_size,
         )
         if as_json:
-            shell.print_json(results.compare(comparison) | reporting.made(seed))
+            shell.print_json(pairs.compare(comparison) | reporting.made(seed))
         else:
             shell.show(tables.compare(comparison))

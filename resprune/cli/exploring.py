@@ -61,7 +61,8 @@ def run(chain: ResidualChain, data: str | None, *, files: Files, as_json: bool, 
     """Measure the frontier, print it, and write its files."""
     from resprune.exploring import frontier
     from resprune.exporting.folder import write_text
-    from resprune.report import frontiers, pruning, results
+    from resprune.report import frontiers, pruning
+    from resprune.report.results import prunings
 
     found = frontier(
         chain,
@@ -71,7 +72,7 @@ def run(chain: ResidualChain, data: str | None, *, files: Files, as_json: bool, 
         tell=lambda point: shell.say(frontiers.point(point)),
         **options,
     )
-    content = results.frontier(found) | reporting.made(options["seed"])
+    content = prunings.frontier(found) | reporting.made(options["seed"])
     if files.csv is not None:
         write_text(files.csv, found.to_frame().to_csv(index=False))
     named = [(content, reporting.name_of(chain.origin.path))]

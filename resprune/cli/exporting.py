@@ -65,7 +65,7 @@ def export(
     with shell.command(debug, threads=threads):
         from resprune.exporting import formats, targets
         from resprune.report import exporting as wording
-        from resprune.report import results
+        from resprune.report.results import outputs
 
         targets.find(to.value)
         formats.check_place(out, to.value, force, fold_bn)
@@ -81,7 +81,7 @@ def export(
             seed=seed,
         )
         if as_json:
-            shell.print_json(results.export(outcome) | reporting.made(seed))
+            shell.print_json(outputs.export(outcome) | reporting.made(seed))
         else:
             shell.show(wording.summary(outcome))
             shell.print_text(f"\n{wording.loading(outcome)}")

@@ -124,7 +124,8 @@ def prune(
     with shell.command(debug, threads=threads):
         from resprune import pipeline
         from resprune.controls import check_controls
-        from resprune.report import pruning, results, tables, wording
+        from resprune.report import pruning, tables, wording
+        from resprune.report.results import parts, prunings
         from resprune.selection import check_wishes
 
         budget = Budget(macs=target_macs, parameters=target_params, speedup=speedup, max_drop=max_drop)
@@ -184,7 +185,7 @@ def prune(
             shell.say("Note: the plan was chosen on the test images; what they say of it is too good.")
         if dry_run or out is None:
             if as_json:
-                planned = results.planned(plan, chain.summary, result, choice)
+                planned = prunings.planned(plan, chain.summary, result, choice)
                 shell.print_json(planned | reporting.made(seed))
             return
         pruned = pipeline.prune(
@@ -213,8 +214,8 @@ def prune(
         better = pipeline.remedies(chain, data, pruned.outcome.before.accuracy, **reading)
         if as_json:
             written = {"output": {"folder": str(out), "files": list(saved.files)}}
-            written |= results.read_back(saved.read_back) | made
-            shell.print_json(results.prune(pruned.outcome) | written | results.remedies(better))
+            written |= parts.read_back(saved.read_back) | made
+            shell.print_json(prunings.prune(pruned.outcome) | written | parts.remedies(better))
         else:
             told = f"Written: {out} ({', '.join(saved.files)})"
             for part in ("", pruning.prune(pruned.outcome), wording.read_back(saved.read_back), told):

@@ -101,7 +101,7 @@ def made(seed: int) -> dict[str, Any]:
     """Return how the result of the command that is running was made."""
     import torch
 
-    from resprune.report.results import made
+    from resprune.report.results.outputs import made
 
     used = config.used.get()
     file = None

@@ -158,7 +158,8 @@ def finetune(
 
         from resprune import pipeline
         from resprune.finetuning import finetune as run
-        from resprune.report import results, tables, wording
+        from resprune.report import tables, wording
+        from resprune.report.results import parts, runs
 
         chain = opened()(device="cpu", data=data, split=split, seed=seed)
         master: Teacher = "original" if teacher == "original" else None
@@ -186,8 +187,8 @@ def finetune(
             return
         files = sorted(entry.name for entry in out.iterdir())
         if as_json:
-            written = results.read_back(done.read_back) | {"output": {"folder": str(out), "files": files}}
-            shell.print_json(results.finetune(done.outcome) | written | made)
+            written = parts.read_back(done.read_back) | {"output": {"folder": str(out), "files": files}}
+            shell.print_json(runs.finetune(done.outcome) | written | made)
         else:
             shell.show(tables.finetune(done.outcome))
             shell.show(wording.read_back(done.read_back))

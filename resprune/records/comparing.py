@@ -56,9 +56,14 @@ class Latency:
         return median(self.samples_ms)
 
     @property
+    def quartiles_ms(self) -> tuple[float, float]:
+        """Bounds of the samples' middle half."""
+        return quartiles(self.samples_ms)
+
+    @property
     def iqr_ms(self) -> float:
         """Interquartile range of the samples: the width of their middle half."""
-        low, high = quartiles(self.samples_ms)
+        low, high = self.quartiles_ms
         return high - low
 
     @property

@@ -81,7 +81,7 @@ class FrontierPoint:
         blocks: That are kept.
         macs: Multiply-accumulates for one image.
         parameters: Of the network.
-        latency_ms: Median and width of the middle half; None where it was not measured.
+        latency_ms: Median and bounds of the middle half; None where it was not measured.
         raw: Right after the cut.
         recovered: After recovery.
     """
@@ -90,7 +90,7 @@ class FrontierPoint:
     blocks: int
     macs: int
     parameters: int
-    latency_ms: tuple[float, float] | None
+    latency_ms: tuple[float, float, float] | None
     raw: Figures
     recovered: Figures
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,7 +26,6 @@ _NAMED = 40
 """Classes whose names have room beside a heat map's rows as they are."""
 _NUMBERED = (20, 24)
 """Classes and exits that leave room for a number in every cell."""
-_LEVELS = 20
 STRONGEST = 0.5
 """Opacity of 100 %: ink on it, in light and in dark, stays readable."""
 _LEGEND = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -63,7 +61,7 @@ def heat_map(study: Study, name: str, title: str) -> Plot:
     """Return classes by exits, the darker the more accurate; with numbers where there is room."""
     found = _of(study.analysis)
     labels = [label for label in range(len(found.counts)) if found.counts[label]]
-    describe = "Accuracy of every class at every exit, the stronger the colour the higher; in %"
+    describe = "Accuracy of every class at every exit in %, the stronger the colour the higher"
     if len(labels) > _DRAWN:
         last = len(found.hits) - 1
         ranked = sorted(labels, key=lambda label: (found.accuracy(last, label) or 0.0, label))
@@ -72,14 +70,14 @@ def heat_map(study: Study, name: str, title: str) -> Plot:
             f"Accuracy at every exit, in %, of the {_ENDS} classes that are worst at the output and, below the"
             f" line, the {_ENDS} best of {len(ranked)}"
         )
-    row = 0.17 if len(labels) <= _NAMED else 0.1
+    row = 0.17 if len(labels) <= _NAMED else 0.115
     return Plot(
         name,
         title,
         describe,
         partial(_draw, name, found, labels, len(labels) < sum(map(bool, found.counts))),
         (study,),
-        tuple(f"accuracy {100 * part:.0f} %" for part in _LEGEND),
+        tuple(f"{100 * part:.0f} %" for part in _LEGEND),
         height=0.7 + row * max(len(labels), 4),
         grid=False,
     )
@@ -88,25 +86,19 @@ def heat_map(study: Study, name: str, title: str) -> Plot:
 def _draw(
     name: str, found: Classwise, labels: Sequence[int], cut: bool, axes: Axes, colours: Mapping[str, str]
 ) -> list[Artist]:
-    from matplotlib.patches import PathPatch, Rectangle
-    from matplotlib.path import Path
+    from matplotlib.colors import to_rgb
+    from matplotlib.patches import Rectangle
 
     exits = range(len(found.hits))
-    cells: dict[int, list[Path]] = {}
-    for y, label in enumerate(labels):
-        levels = [round(_LEVELS * (found.accuracy(k, label) or 0.0)) for k in exits]
-        # Neighbours of one level are one shape: a page of many exits stays small.
-        for level, run in itertools.groupby(exits, key=levels.__getitem__):
-            own = list(run)
-            left, right = own[0] - 0.5, own[-1] + 0.5
-            corners = [(left, y - 0.5), (right, y - 0.5), (right, y + 0.5), (left, y + 0.5), (left, y - 0.5)]
-            cells.setdefault(level, []).append(Path(corners, closed=True))
-    for level, paths in sorted(cells.items()):
-        shape = Path.make_compound_path(*paths)
-        colour = (colours["accent"], STRONGEST * level / _LEVELS)
-        patch = PathPatch(shape, facecolor=colour, linewidth=0, zorder=1)
-        patch.set_gid(f"{name}-level-{level}")
-        axes.add_patch(patch)
+    strengths = [[STRONGEST * (found.accuracy(k, label) or 0.0) for k in exits] for label in labels]
+    # One small image, however many cells there are; as strong as it is opaque, so it suits light and dark.
+    cells = axes.imshow(
+        [[(*to_rgb(colours["accent"]), strength) for strength in row] for row in strengths],
+        extent=(-0.5, len(exits) - 0.5, len(labels) - 0.5, -0.5),
+        aspect="auto",
+        interpolation="none",
+    )
+    cells.set_gid(f"{name}-cells")
     if len(labels) <= _NUMBERED[0] and len(exits) <= _NUMBERED[1]:
         for y, label in enumerate(labels):
             for k in exits:
@@ -116,12 +108,12 @@ def _draw(
         axes.axhline(_ENDS - 0.5, color=colours["ink"], linewidth=1)
     small = len(labels) > _NAMED
     axes.set_yticks(range(len(labels)), [_short(found.name(label)) for label in labels])
-    axes.tick_params(axis="y", labelsize=5.5 if small else 7.5, length=2)
+    axes.tick_params(axis="y", labelsize=6.5 if small else 7.5, length=2)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_ylabel("class")
     axes.set_xlabel("exit k (N: output)")
-    strengths = [(colours["accent"], STRONGEST * part) for part in _LEGEND]
-    return [Rectangle((0, 0), 1, 1, facecolor=own, edgecolor=colours["muted"]) for own in strengths]
+    shades = [(colours["accent"], STRONGEST * part) for part in _LEGEND]
+    return [Rectangle((0, 0), 1, 1, facecolor=shade, edgecolor=colours["muted"]) for shade in shades]
 
 
 def _short(name: str) -> str:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-WIDTH, HEIGHT = 5.0, 3.3
-"""Inches; 360 points wide, as a phone has CSS pixels."""
+WIDTH, HEIGHT = 4.4, 3.1
+"""Inches; 317 points wide, less than the CSS pixels of a phone, so that no text is smaller than drawn."""
 _ROW = 0.17
 """Inches of a legend's or a stage strip's line."""
 _NOTEBOOK_DPI = 120
@@ -32,6 +32,7 @@ _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
+    "hatch.linewidth": 0.6,
     "svg.fonttype": "none",
     "svg.hashsalt": "resprune",
     "text.parse_math": False,
@@ -96,11 +97,15 @@ def figure_of(plot: Plot, colours: Mapping[str, str]) -> Iterator[Figure]:
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure = Figure(figsize=(WIDTH, height), facecolor=colours["paper"])
-        FigureCanvasAgg(figure)
-        bottom, top = 0.5 + (lines + 0.12 if lines else 0), height - 0.12 - strips
-        box = (0.8 / WIDTH, bottom / height, (WIDTH - 0.92) / WIDTH, (top - bottom) / height)
+        canvas = FigureCanvasAgg(figure)
+        bottom, top = 0.5 + (lines + 0.06 if lines else 0), height - 0.12 - strips
+        box = _box(0.8, bottom, top, height)
         axes = figure.add_axes(box, facecolor=colours["paper"])
         handles = plot.draw(axes, colours)
+        words = axes.yaxis.get_tightbbox(canvas.get_renderer())
+        if words is not None:  # names of classes can be long
+            box = _box(max(0.8, (box[0] * WIDTH) - words.x0 / figure.dpi + 0.06), bottom, top, height)
+            axes.set_position(box)
         _dress(axes, colours, grid=plot.grid)
         if plot.studies:
             _along_blocks(axes, max(study.analysis.trajectory.depth for study in plot.studies))
@@ -121,10 +126,15 @@ def figure_of(plot: Plot, colours: Mapping[str, str]) -> Iterator[Figure]:
                 labelcolor=colours["ink"],
                 borderaxespad=0.2,
                 labelspacing=0.35,
-                handlelength=3.2,
+                handlelength=3.2 if _columns(plot.curves) < 3 else 1.4,
                 columnspacing=1.2,
             )
         yield figure
+
+
+def _box(left: float, bottom: float, top: float, height: float) -> tuple[float, float, float, float]:
+    """Return a place for axes in shares of the figure; from edges in inches."""
+    return left / WIDTH, bottom / height, (WIDTH - left - 0.12) / WIDTH, (top - bottom) / height
 
 
 def line(
@@ -145,6 +155,8 @@ def line(
         marker=MARKERS[index % len(MARKERS)],
         markersize=3.4 if len(values) > 30 else 4.6,
         markeredgewidth=0.8,
+        # Of curves that run together, the one below shows through.
+        markerfacecolor="none" if index % 2 else None,
         zorder=3,
         clip_on=False,
     )
@@ -181,7 +193,9 @@ def _decade(value: float) -> float:
 
 
 def _columns(labels: Sequence[str]) -> int:
-    return 2 if len(labels) > 1 and max(map(len, labels)) <= 26 else 1
+    """Return how many labels of a legend have room beside each other."""
+    longest = max(map(len, labels), default=0)
+    return min(len(labels), 5 if longest <= 5 else 2 if longest <= 20 else 1) or 1
 
 
 def _edges(layout: Sequence[int]) -> list[int]:

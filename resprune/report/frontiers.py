@@ -54,4 +54,4 @@ def point(measured: Point) -> str:
         figures = f"divergence {raw.divergence:.3g} nats, {own.divergence:.3g} recovered"
     else:
         figures = f"{percent(raw.evaluation.accuracy)} %, {percent(own.evaluation.accuracy)} % recovered"
-    return f"{measured.blocks} blocks: {figures}"
+    return f"{measured.blocks} block{'s' if measured.blocks != 1 else ''}: {figures}"

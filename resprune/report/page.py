@@ -8,7 +8,8 @@ from importlib.resources import files
 from typing import Any
 
 from resprune.records import BlockRow, FrontierStudy, Study
-from resprune.report import plots, tradeoff
+from resprune.report import plots, tradeoff, vector
+from resprune.report.drawing import Plot
 from resprune.report.extra import from_extra
 from resprune.report.palette import DARK, LIGHT
 from resprune.report.wording import images_of, number, percent, recipe_of, suggestion
@@ -63,18 +64,28 @@ def render(results: Sequence[Study | FrontierStudy]) -> str:
     priced = [own for own in results if isinstance(own, FrontierStudy)]
     names = [own.name for own in results]
     several = len(studies) > 1
-    drawn = [
-        {"name": plot.name, "title": plot.title, "describe": plot.describe, "svg": Markup(plots.inline(plot))}
-        for plot in plots.plots(results)
-    ]
+
+    def drawn(own: Sequence[Plot]) -> list[dict[str, str]]:
+        return [
+            {
+                "name": plot.name,
+                "title": plot.title,
+                "describe": plot.describe,
+                "svg": Markup(vector.inline(plot)),
+            }
+            for plot in own
+        ]
+
     return template.render(
         title=" and ".join(names) if len(names) < 3 else "Several networks",
         several=several,
         shown=[_shown(study) for study in studies],
-        plots=drawn,
+        plots=drawn(plots.along(studies)),
+        classes=drawn(plots.classwise(studies)),
         bounds=[_terms(study) for study in studies if study.bounds is not None],
         columns=_COLUMNS,
         frontiers=[_priced(study) for study in priced],
+        trades=drawn(tradeoff.plots(priced)),
         prices=tradeoff.COLUMNS,
         light=LIGHT,
         dark=DARK,
@@ -142,7 +153,7 @@ def _control(study: Study) -> str:
 
 def _cells(row: BlockRow) -> list[_Cell]:
     def small(value: float | None) -> _Cell:
-        return ("", "") if value is None else (f"{value:.2e}", repr(value))
+        return ("", "") if value is None else (f"{value:.2e}", f"{value:.6g}")
 
     def plain(text: str) -> _Cell:
         return text, text

@@ -7,11 +7,9 @@ marker and dash. Points are grouped under ids ``PLOT-CURVE-points`` in the SVG, 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -20,7 +18,6 @@ from resprune.report import tradeoff
 from resprune.report.classes import heat_map
 from resprune.report.drawing import Plot, line, logarithmic
 from resprune.report.extra import from_extra
-from resprune.report.palette import PLACEHOLDERS, with_variables
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -109,36 +106,60 @@ def draw(analyses: Analysis | Mapping[str, Analysis]) -> dict[str, Plot]:
 
 def plots(studies: Sequence[Study | FrontierStudy]) -> list[Plot]:
     """Return what can be drawn of analyses and frontiers: what was measured in none of them is left out."""
-    shown = tuple(study for study in studies if isinstance(study, Study))
-    names = tuple(f"{number}. {study.name}" for number, study in enumerate(shown, 1)) if len(shown) > 1 else ()
+    shown = [study for study in studies if isinstance(study, Study)]
+    priced = [study for study in studies if isinstance(study, FrontierStudy)]
+    return [*along(shown), *classwise(shown), *tradeoff.plots(priced)]
+
+
+def along(studies: Sequence[Study]) -> list[Plot]:
+    """Return the plots of exits and blocks: those of all analyses, then the drop effects of each."""
+    names = tuple(f"{number}. {study.name}" for number, study in enumerate(studies, 1))
     made = [
-        Plot(own.name, own.title, own.describe, partial(_draw_quantity, own, shown), shown, names)
+        Plot(
+            own.name,
+            own.title,
+            own.describe,
+            partial(_draw_quantity, own, studies),
+            tuple(studies),
+            names if len(studies) > 1 else (),
+        )
         for own in _QUANTITIES
-        if any(not math.isnan(value) for study in shown for value in own.values(study))
+        if any(not math.isnan(value) for study in studies for value in own.values(study))
     ]
-    for index, study in enumerate(shown):
-        rows = study.analysis.trajectory.rows
-        if any(row.drop_change_relative is not None for row in rows):
-            name = "drop-effects" if len(shown) == 1 else f"drop-effects-{index + 1}"
-            whose = "" if len(shown) == 1 else f": {study.name}"
-            labels = ["output's change without block k alone", "residual norm of block k"]
-            if study.analysis.control is not None:
-                labels.append(_control_label(study.analysis.control))
-            made.append(
-                Plot(
-                    name,
-                    f"Effect of dropping each block{whose}",
-                    "Change of the final output when one block alone is dropped, and the block's residual norm",
-                    partial(_draw_effects, name, study),
-                    (study,),
-                    tuple(labels),
-                )
+    for index, study in enumerate(studies):
+        if all(row.drop_change_relative is None for row in study.analysis.trajectory.rows):
+            continue
+        labels = ["output's change without block k alone", "residual norm of block k"]
+        if study.analysis.control is not None:
+            labels.append(_control_label(study.analysis.control))
+        name, whose = _one_of(studies, index)
+        name = f"drop-effects{name}"
+        made.append(
+            Plot(
+                name,
+                f"Effect of dropping each block{whose}",
+                "Change of the final output when one block alone is dropped, and the block's residual norm",
+                partial(_draw_effects, name, study),
+                (study,),
+                tuple(labels),
             )
+        )
+    return made
+
+
+def classwise(studies: Sequence[Study]) -> list[Plot]:
+    """Return the classes along the exits, a plot for every analysis that has them."""
+    made = []
+    for index, study in enumerate(studies):
         if study.analysis.trajectory.classwise is not None:
-            name = "classes" if len(shown) == 1 else f"classes-{index + 1}"
-            whose = "" if len(shown) == 1 else f": {study.name}"
-            made.append(heat_map(study, name, f"Classes along the exits{whose}"))
-    return made + tradeoff.plots([study for study in studies if isinstance(study, FrontierStudy)])
+            name, whose = _one_of(studies, index)
+            made.append(heat_map(study, f"classes{name}", f"Classes along the exits{whose}"))
+    return made
+
+
+def _one_of(studies: Sequence[Study], index: int) -> tuple[str, str]:
+    """Return what tells a plot of one analysis from those of the others: in its name, in its title."""
+    return ("", "") if len(studies) == 1 else (f"-{index + 1}", f": {studies[index].name}")
 
 
 def _draw_quantity(
@@ -156,9 +177,10 @@ def _draw_quantity(
             if not bottom < tolerance < axes.get_ylim()[1]:
                 continue
             axes.axhline(tolerance, color=colours["muted"], linewidth=1, linestyle=(0, (1, 2)), zorder=1)
+            # Behind the curves, which may pass there.
             axes.text(
-                1, tolerance, f"tolerance {tolerance:g}", transform=axes.get_yaxis_transform(),
-                color=colours["muted"], fontsize=7.5, ha="right", va="bottom",
+                0.01, tolerance, f"tolerance {tolerance:g}", transform=axes.get_yaxis_transform(),
+                color=colours["muted"], fontsize=7.5, va="bottom", zorder=1,
             )  # fmt: skip
     return curves
 
@@ -176,14 +198,9 @@ def _draw_effects(name: str, study: Study, axes: Axes, colours: Mapping[str, str
         band = study.analysis.control.change_relative
         values += band
         low, high = min(band), max(band)
+        colour = colours["curve2"]
         patch = axes.axhspan(
-            low,
-            high,
-            facecolor=colours["curve2"],
-            edgecolor=colours["curve2"],
-            alpha=0.25,
-            hatch="//",
-            zorder=0,
+            low, high, facecolor="none", edgecolor=colour, linewidth=0.8, hatch="///", zorder=0
         )
         patch.set_gid(f"{name}-control")
         curves.append(patch)
@@ -194,18 +211,3 @@ def _draw_effects(name: str, study: Study, axes: Axes, colours: Mapping[str, str
 def _control_label(control: Band) -> str:
     count, times = control.removed, len(control.change_relative)
     return f"{count} random block{'s' if count != 1 else ''} removed ({times} time{'s' if times != 1 else ''})"
-
-
-def inline(plot: Plot) -> str:
-    """Return a plot as an SVG element for a page that has the palette's CSS variables.
-
-    Its ids begin with the plot's name, so that no two in a page are alike.
-    """
-    text = with_variables(plot.svg(PLACEHOLDERS))
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*|<defs>\s*<style.*?</defs>\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"| width="[\d.]+pt"| height="[\d.]+pt"', "", text)
-    text = text.replace("xlink:href", "href")
-    own = rf"{plot.name}-"
-    text = re.sub(rf'( id="| href="#|url\(#)(?!{re.escape(own)})', rf"\g<1>{own}", text)
-    return text.strip().replace("<svg ", f'<svg role="img" aria-label="{escape(plot.title)}" ', 1)

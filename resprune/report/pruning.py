@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from statistics import fmean, stdev
 
 from rich.console import Group, RenderableType
@@ -10,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resprune.records import EpochRow, NetworkSummary, PruneOutcome, PrunePlan, Recipe, Recovery
-from resprune.report.wording import images_of, input_lines, number, percent, stage_of
+from resprune.report.wording import images_of, input_lines, number, percent, ranges, stage_of
 
 
 def plan(chosen: PrunePlan, origin: NetworkSummary, result: NetworkSummary) -> RenderableType:
@@ -124,19 +123,7 @@ def _why(chosen: PrunePlan) -> list[str]:
     blocks: dict[str, list[int]] = {}
     for index, reason in enumerate(chosen.reasons):
         blocks.setdefault(reason, []).append(index)
-    return [f"{_ranges(indices)} {reason}" for reason, indices in blocks.items()]
-
-
-def _ranges(indices: Sequence[int]) -> str:
-    """Return ascending numbers with runs cut short: ``0-3, 5, 7, 8``."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and index == runs[-1][-1] + 1:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
-    short = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
-    return ", ".join(short)
+    return [f"{ranges(indices)} {reason}" for reason, indices in blocks.items()]
 
 
 def _indices(indices: tuple[int, ...]) -> str:

@@ -72,7 +72,7 @@ def analyze(analysis: Analysis) -> RenderableType:
     table.add_column("exit\nacc %", justify="right")
     table.add_column("exit\nloss", justify="right")
     table.add_column("residual\nrelative", justify="right")
-    table.add_column("", no_wrap=True)
+    table.add_column("", no_wrap=True, style="cyan")
     table.add_column("drop\nchange", justify="right")
     table.add_column("drop\nagree %", justify="right")
     table.add_column("branch\nnorm", justify="right")

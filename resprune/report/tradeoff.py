@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from resprune.records import DataSummary, Evaluation, Figures, FrontierPoint, FrontierStudy
 from resprune.report.drawing import Plot, line
 from resprune.report.places import Place, amount, count, fraction, made, or_none, text
-from resprune.report.wording import percent
+from resprune.report.wording import percent, ranges
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 SCHEMA = "resprune/frontier/1"
 COLUMNS = (
     "blocks\nkept",
-    "removed",
     "MACs",
     "parameters",
     "latency\nms",
@@ -27,6 +26,7 @@ COLUMNS = (
     "cut\n%",
     "recovered\nnats",
     "recovered\n%",
+    "removed",
 )
 _Price = Callable[[FrontierPoint], float]
 _Worth = Callable[[Figures], float]
@@ -59,16 +59,27 @@ def frontier(content: Any, name: str, *, where: object = None) -> FrontierStudy:
 
 
 def _point(place: Place) -> FrontierPoint:
-    latency = place.inner("latency_ms", optional=True)
     return FrontierPoint(
         removed=place.values("removed", count),
         blocks=place.get("blocks", count),
         macs=place.get("macs", count),
         parameters=place.get("parameters", count),
-        latency_ms=None if latency is None else (latency.get("median", amount), latency.get("iqr", amount)),
+        latency_ms=_spread(place.inner("latency_ms", optional=True)),
         raw=_figures(place.inner("raw")),
         recovered=_figures(place.inner("recovered")),
     )
+
+
+def _spread(place: Place | None) -> tuple[float, float, float] | None:
+    if place is None:
+        return None
+    median, width = place.get("median", amount), place.get("iqr", amount)
+    if place.value.get("quartiles") is None:
+        return median, max(median - width / 2, 0.0), median + width / 2
+    bounds = place.values("quartiles", amount)
+    if len(bounds) != 2 or not bounds[0] <= median <= bounds[1]:
+        raise place.error("quartiles", f"no bounds of {median:g}")
+    return median, *bounds
 
 
 def _figures(place: Place) -> Figures:
@@ -82,7 +93,7 @@ def plots(studies: Sequence[FrontierStudy]) -> list[Plot]:
     if not points:
         return []
     largest = max(point.macs for point in points)
-    prefix, unit = ("10^9", 1e9) if largest >= 1e9 else ("10^6", 1e6)
+    prefix, unit = ("10\u2079", 1e9) if largest >= 1e9 else ("10\u2076", 1e6)
     drawn = [_plot("macs", "MACs", f"MACs an image / {prefix}", lambda point: point.macs / unit, studies)]
     if any(point.latency_ms is not None for point in points):
         drawn.append(_plot("latency", "latency", "latency / ms (median; bar: middle half)", _latency, studies))
@@ -127,9 +138,13 @@ def _draw(
             values = [worth(own) for own in figures]
             curves.append(line(axes, name, len(curves), values, colours, over=prices))
         if price is _latency:
-            spreads = [point.latency_ms or (math.nan, 0.0) for point in study.points]
+            spreads = [point.latency_ms or (math.nan, math.nan, math.nan) for point in study.points]
+            reach = [
+                [median - low for median, low, _ in spreads],
+                [high - median for median, _, high in spreads],
+            ]
             axes.errorbar(
-                prices, values, xerr=[own[1] / 2 for own in spreads], fmt="none", ecolor=colours["muted"],
+                prices, values, xerr=reach, fmt="none", ecolor=colours["muted"],
                 elinewidth=0.8, zorder=2,
             )  # fmt: skip
     axes.set_xlabel(axis)
@@ -148,19 +163,22 @@ def _divergence(figures: Figures) -> float:
 
 def cells(point: FrontierPoint) -> list[tuple[str, str]]:
     """Return a row of the page's table: what is shown, and what is sorted by."""
-    removed = ", ".join(map(str, point.removed))
-    latency = "" if point.latency_ms is None else f"{point.latency_ms[0]:.3f} ({point.latency_ms[1]:.3f})"
+    latency = ""
+    if point.latency_ms is not None:
+        median, low, high = point.latency_ms
+        latency = f"{median:.3f} ({high - low:.3f})"
     return [
         (str(point.blocks), str(point.blocks)),
-        (removed, str(len(point.removed))),
         (f"{point.macs:,}", str(point.macs)),
         (f"{point.parameters:,}", str(point.parameters)),
-        (latency, "" if point.latency_ms is None else repr(point.latency_ms[0])),
+        (latency, "" if point.latency_ms is None else f"{point.latency_ms[0]:.6g}"),
         *_worth_of(point.raw),
         *_worth_of(point.recovered),
+        (ranges(point.removed), str(len(point.removed))),
     ]
 
 
 def _worth_of(figures: Figures) -> list[tuple[str, str]]:
     accuracy = percent(figures.evaluation.accuracy)
-    return [(f"{figures.divergence:.3g}", repr(figures.divergence)), (accuracy, accuracy)]
+    divergence = f"{figures.divergence:#.3g}" if figures.divergence else "0"
+    return [(divergence, f"{figures.divergence:.6g}"), (accuracy, accuracy)]

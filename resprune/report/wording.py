@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from rich.text import Text
 
@@ -30,6 +31,18 @@ def images_of(data: DataSummary) -> str:
     """Return which images something was measured on."""
     split = f" ({data.split})" if data.split else ""
     return f"{data.samples:,} images of {data.spec}{split}"
+
+
+def ranges(indices: Sequence[int]) -> str:
+    """Return ascending numbers with runs cut short: ``0-3, 5, 7, 8``."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    short = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(short)
 
 
 def input_lines(data: DataSummary | None) -> list[Text]:

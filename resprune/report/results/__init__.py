@@ -1,0 +1,1 @@
+"""Results as JSON objects; their keys are an interface and are only ever added to."""
