@@ -260,6 +260,11 @@ REFUSALS: dict[str, tuple[int, tuple[object, ...], str]] = {
     "augmentation": (2, ("--augment", "wild"), "unknown augmentation 'wild'"),
     "device": (2, ("--device", "cuda:1"), "CUDA_VISIBLE_DEVICES"),
     "batch": (2, ("--batch-size", 15, "--accumulate", 2), "cannot be cut into 1 process"),
+    "pairs": (
+        2,
+        ("--batch-size", 15, "--mixup", 0.2),
+        "pair the images that are seen at once, and 15 is an odd",
+    ),
     "unwritable": (3, ("--out", "/dev/null/out"), "/dev/null/out: cannot be written (Not a directory)"),
     "nothing there": (3, ("--data", "nowhere"), "no such file or folder"),
 }
