@@ -17,6 +17,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from resprune.checkpoint import DEMO, DEMO_FOLDER
+from resprune.data.identity import identify
 from resprune.data.sources import LAYOUTS, VALIDATION_FIRST, CheckedLabels, Item, Sample, Source, find_source
 from resprune.errors import DataError, UsageError
 from resprune.records import DataSummary, Preprocessing
@@ -133,8 +134,8 @@ def open_data(
     if samples is not None and samples < len(source):
         source = Sample(source, draw(len(source), samples, seed))
     size = batch_size or default_batch_size(preprocessing)
-    summary = DataSummary(str(spec), name, len(source), preprocessing)
     _check_first(source, preprocessing)
+    summary = DataSummary(str(spec), name, len(source), preprocessing, *identify(source.paths))
     return Batches(CheckedLabels(source, classes), summary, preprocessing, size)
 
 

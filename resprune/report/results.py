@@ -38,6 +38,9 @@ from resprune.records import (
     Timing,
 )
 
+LIBRARIES = ("torch", "timm", "torchvision", "numpy", "pillow")
+"""What figures and weights depend on besides resprune and Python."""
+
 
 def inspect(network: NetworkSummary, preprocessing: Preprocessing, classes: int) -> dict[str, Any]:
     """Return what ``resprune inspect --json`` prints."""
@@ -84,7 +87,7 @@ def made(
         threads: CPU threads of torch.
         config: Name, hash and options of the file that ``--config`` named.
     """
-    libraries = {name: version(name) for name in ("torch", "timm")}
+    libraries = {name: version(name) for name in LIBRARIES}
     versions = {"python": platform.python_version()} | libraries
     return {
         "made": {"command": command, "seed": seed, "versions": versions, "threads": threads, "config": config}
@@ -407,6 +410,9 @@ def flat(line: dict[str, Any]) -> dict[str, float]:
 def _epoch(outcome: FinetuneOutcome, row: EpochRow) -> dict[str, Any]:
     return _head("finetune", outcome.origin, outcome.data) | {
         "held_out": None if outcome.held_out is None else _data(outcome.held_out),
+        "teacher": None
+        if outcome.teacher is None
+        else {"path": outcome.teacher, "sha256": outcome.teacher_sha256},
         "epoch": row.epoch,
         "epochs": outcome.epochs,
         "steps": row.steps,
@@ -448,10 +454,19 @@ def provenance(outcome: PruneOutcome | FinetuneOutcome) -> dict[str, Any]:
     return made | {"recovery": [recovery(tried) for tried in outcome.recovered]}
 
 
+_PATHS = (
+    ("checkpoint", "path"),
+    ("teacher", "path"),
+    ("data", "spec"),
+    ("choice", "spec"),
+    ("held_out", "spec"),
+)
+
+
 def portable(report: dict[str, Any]) -> dict[str, Any]:
     """Return a report whose paths are names only: a folder that travels says nothing of this machine."""
     report = dict(report)
-    for key, name in (("checkpoint", "path"), ("data", "spec"), ("choice", "spec"), ("held_out", "spec")):
+    for key, name in _PATHS:
         if report.get(key):
             report[key] = report[key] | {name: PurePath(report[key][name]).name}
     if report.get("made"):
@@ -512,6 +527,8 @@ def _timing(timing: Timing) -> dict[str, Any]:
 
 def _data(data: DataSummary) -> dict[str, Any]:
     summary: dict[str, Any] = {"spec": data.spec, "split": data.split, "samples": data.samples}
+    if data.sha256:
+        summary |= {"sha256": data.sha256, "sha256_of": data.sha256_of}
     recipe = data.preprocessing
     return summary if recipe is None else summary | {"preprocessing": _recipe(recipe)}
 

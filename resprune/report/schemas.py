@@ -119,7 +119,14 @@ PARTS: dict[str, Schema] = {
         "A network; of an ONNX file only path and hash are known.",
     ),
     "data": _object(
-        {"spec": TEXT, "split": _or_null(TEXT), "samples": INDEX, "preprocessing?": _ref("preprocessing")},
+        {
+            "spec": TEXT,
+            "split": _or_null(TEXT),
+            "samples": INDEX,
+            "sha256?": _text("Of all files of the split."),
+            "sha256_of?": _text("What of them was hashed.", "names and bytes", "names and sizes"),
+            "preprocessing?": _ref("preprocessing"),
+        },
         "Images that were read.",
     ),
     "preprocessing": _object(
@@ -247,6 +254,9 @@ PARTS: dict[str, Schema] = {
 _RUN: Schema = {
     "data": _ref("data"),
     "held_out": _or_null(_ref("data")),
+    "teacher": _or_null(
+        _object({"path": TEXT, "sha256": TEXT}, "Whose output the final output stays close to.")
+    ),
     **dict.fromkeys(("epoch", "epochs", "steps"), INDEX),
     "seconds": {"type": "number"},
     **{name: _or_null({"type": "number"}) for name in ("images_per_second", "rate", "gamma")},
