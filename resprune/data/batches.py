@@ -61,7 +61,7 @@ class Batches:
         labels: list[int] = []
         items = iter(self.source)
         for item in items:
-            pixels.append(_decode_or_count(item, items, self.preprocessing, len(self.source)))
+            pixels.append(decode_or_count(item, items, self.preprocessing, len(self.source)))
             if item.label is not None:
                 labels.append(item.label)
             if len(pixels) == self.batch_size:
@@ -184,11 +184,21 @@ def draw(count: int, samples: int, seed: int) -> frozenset[int]:
 def _check_first(source: Source, preprocessing: Preprocessing) -> None:
     """Decode one image now, so that data that does not fit is refused before anything is computed."""
     items = iter(source)
-    _decode_or_count(next(items), items, preprocessing, len(source))
+    decode_or_count(next(items), items, preprocessing, len(source))
 
 
-def _decode_or_count(item: Item, rest: Iterator[Item], recipe: Preprocessing, images: int) -> np.ndarray:
-    """Decode an image; where it is damaged, look at all others too before it is refused."""
+def decode_or_count(item: Item, rest: Iterator[Item], recipe: Preprocessing, images: int) -> np.ndarray:
+    """Decode an image; where it is damaged, look at all others too before it is refused.
+
+    Args:
+        item: Undecoded.
+        rest: Those behind it.
+        recipe: Of the network.
+        images: Number of all.
+
+    Raises:
+        DataError: that names the first damaged ones and counts the others.
+    """
     try:
         return decode(item, recipe)
     except DataError as error:

@@ -151,7 +151,7 @@ def open_training(
         raise DataError(
             f"no images are left to train on, all {len(held)} are held out",
             where=spec,
-            hint="hold out fewer, or none with hold_out 0",
+            hint="hold out fewer, or none with --hold-out 0",
         )
     check_encoded_size(source, len(trained) + len(held), spec)
     images = random_access(source, trained, labels)
@@ -163,7 +163,7 @@ def open_training(
     _ = dataset[0, 0]  # data that does not fit is refused before anything is computed
     held_out, files = None, identify(source.paths)
     if held:
-        kept = InOrder(random_access(source, held, labels), source.label_names, source.labelled)
+        kept = InOrder(random_access(source, held, labels), source.label_names, source.labelled, source.paths)
         summary = DataSummary(str(spec), name, len(held), preprocessing, *files)
         held_out = Batches(kept, summary, preprocessing, batch_size or default_batch_size(preprocessing))
     summary = DataSummary(str(spec), name, len(trained), preprocessing, *files)
