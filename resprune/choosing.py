@@ -13,6 +13,7 @@ from resprune.chain import ResidualChain
 from resprune.data import CHOICE_FIRST, Batches
 from resprune.errors import BudgetError, DataError, UsageError
 from resprune.latency import block_prices, images_to_time, measure
+from resprune.memory import pass_over
 from resprune.reading import Data, Progress, batches_for, calibration_images, silent
 from resprune.records import Alternative, Budget, DataSummary, Method, PrunePlan, Recipe, Removal, Speed
 from resprune.restoration import CHOICE_IMAGES, Restoration, Restored
@@ -291,18 +292,22 @@ class Chooser:
             return Candidate(plan)
         cut = remove_blocks(self.chain, plan)
         restored = self.restoration.restore(cut, plan)
-        accuracy = trajectory.evaluate(restored.network, self.judge).accuracy
-        assert accuracy is not None
+        accuracy = self._measured(restored.network)
         candidate = Candidate(plan, round(100 * (self._accuracy - accuracy), 9), restored)
         self.tell(candidate)
         return candidate
 
     @cached_property
     def _accuracy(self) -> float:
+        return self._measured(self.chain)
+
+    def _measured(self, network: ResidualChain) -> float:
         assert self.judge is not None
-        accuracy = trajectory.evaluate(self.chain, self.judge).accuracy
-        assert accuracy is not None
-        return accuracy
+        found = pass_over(
+            self.judge, lambda images, _: trajectory.evaluate(network, images), silent, "judge"
+        ).accuracy
+        assert found is not None
+        return found
 
     def _plan(self, found: Sequence[Removal]) -> PrunePlan:
         return surgical(found, self.chain.depth, f"{self.method}, {self.budget}")

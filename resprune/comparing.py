@@ -103,7 +103,7 @@ def bench(
         )
     if not any(isinstance(own, ResidualChain) for own in networks) and mode not in ("eager", "onnxruntime"):
         raise UsageError(f"an ONNX file cannot be run as {mode}", hint="leave --mode out")
-    devices = {str(_device(own)) for own in networks} | ({"cpu"} if "onnxruntime" in modes else set())
+    devices = {str(own.device) for own in networks} | ({"cpu"} if "onnxruntime" in modes else set())
     if len(devices) > 1:
         raise UsageError(f"the networks run on different devices ({', '.join(sorted(devices))})")
     shape = matching.common_shape(networks)
@@ -194,7 +194,7 @@ def _batches(data: str | Path, recipe: Preprocessing, classes: int, **options: A
 
 
 def _pairs(opened: list[Batches], networks: tuple[Network, Network]) -> Iterator[agreement.Triple]:
-    devices = [_device(own) for own in networks]
+    devices = [own.device for own in networks]
     same = matching.numbers_of(opened[0].preprocessing) == matching.numbers_of(opened[1].preprocessing)
     # Images are decoded twice only where they are prepared in two ways.
     pairs = ((own, own) for own in opened[0]) if same else zip(*opened, strict=True)
@@ -214,7 +214,7 @@ def _noise(shape: tuple[int, int, int], seed: int) -> Iterator[agreement.Triple]
 
 def _runs(networks: tuple[Network, Network]) -> tuple[agreement.Network, agreement.Network]:
     def on_its_device(network: Network) -> agreement.Network:
-        device = _device(network)
+        device = network.device
         return lambda images: network(images.to(device))
 
     return on_its_device(networks[0]), on_its_device(networks[1])
@@ -243,10 +243,6 @@ def _class_names(networks: tuple[Network, Network]) -> tuple[str, ...] | None:
 
 def _subject(network: Network) -> Subject:
     return network.summary if isinstance(network, ResidualChain) else network.origin
-
-
-def _device(network: Network) -> torch.device:
-    return network.device if isinstance(network, ResidualChain) else torch.device("cpu")
 
 
 def _ready(network: Network, mode: str, images: Tensor) -> Run:

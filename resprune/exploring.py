@@ -13,6 +13,7 @@ from resprune.chain import ResidualChain
 from resprune.data import CHOICE_FIRST, Batches
 from resprune.divergence import kl
 from resprune.latency import images_to_time, measure
+from resprune.memory import pass_over
 from resprune.reading import Data, Progress, batches_for, calibration_images, silent
 from resprune.records import Figures, Frontier, Method, Point, PrunePlan, Recipe
 from resprune.recovery import STATISTICS
@@ -20,7 +21,7 @@ from resprune.restoration import CHOICE_IMAGES, OnEpoch, Restoration
 from resprune.search import savings
 from resprune.sensitivity import order_removals
 from resprune.surgery import remove_blocks, skip_blocks
-from resprune.trajectory import Tally
+from resprune.trajectory import OnBatch, Tally
 
 
 def frontier(
@@ -126,21 +127,33 @@ class Judge:
     progress: Progress
 
     @cached_property
-    def _original(self) -> list[Tensor]:
-        """Logits (n, classes) of every batch."""
-        with torch.inference_mode():
-            return [self._logits(self.chain, images) for images, _ in self.batches]
+    def _original(self) -> Tensor:
+        """Logits (images, classes)."""
 
-    @torch.inference_mode()
+        def logits(batches: Batches, on_batch: OnBatch) -> Tensor:
+            with torch.inference_mode():
+                return torch.cat([self._logits(self.chain, images) for images, _ in batches])
+
+        return pass_over(self.batches, logits, silent, "judge")
+
     def __call__(self, network: ResidualChain) -> Figures:
         """Return the figures of a network."""
+        original = self._original
+        return pass_over(
+            self.batches,
+            lambda batches, on_batch: self._judged(network, batches, original, on_batch),
+            self.progress,
+            "judge",
+        )
+
+    @torch.inference_mode()
+    def _judged(self, network: ResidualChain, batches: Batches, original: Tensor, on_batch: OnBatch) -> Figures:
         tally, total = Tally(1), 0.0
-        with self.progress("judge", self.batches.summary.samples) as on_batch:
-            for (images, labels), original in zip(self.batches, self._original, strict=True):
-                logits = self._logits(network, images)
-                tally.add(logits.unsqueeze(1), None if labels is None else labels.to(logits.device))
-                total += kl(original, logits)
-                on_batch(len(images))
+        for images, labels in batches:
+            logits = self._logits(network, images)
+            total += kl(original[tally.samples : tally.samples + len(images)], logits)
+            tally.add(logits.unsqueeze(1), None if labels is None else labels.to(logits.device))
+            on_batch(len(images))
         return Figures(tally.result(), max(0.0, total / tally.samples))
 
     def _logits(self, network: ResidualChain, images: Tensor) -> Tensor:

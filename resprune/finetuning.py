@@ -184,6 +184,7 @@ class _Journal:
             loads_in_timm=output.loads_in_timm(result),
             needs_family=result.family not in FAMILIES,
             constructor=output.constructor_of(result),
+            teacher_sha256="" if self.teacher is None else self.teacher.origin.sha256,
         )
 
     def close(self, result: ResidualChain, outcome: FinetuneOutcome) -> ReadBack | None:
@@ -212,7 +213,8 @@ class _Journal:
     def _epoch(self, rows: tuple[EpochRow, ...]) -> None:
         outcome = self.outcome(rows, self.chain)
         if self.run is not None:
-            self.run.write_metrics([outputs.portable(line) for line in runs.epochs(outcome)])
+            lines = runs.epochs(outcome)
+            self.run.write_metrics([outputs.portable(line | self.made) for line in lines])
         self.engine.log(runs.flat(runs.epochs(outcome)[-1]), step=rows[-1].steps)
         self.on_epoch(outcome)
 

@@ -12,10 +12,10 @@ import torch
 from resprune import training
 from resprune.chain import ResidualChain
 from resprune.data import TrainingData, open_training
-from resprune.divergence import divergence
 from resprune.fresh import initialise
 from resprune.reading import Progress
 from resprune.records import EpochRow, Recipe, Recovery
+from resprune.recovery import lost_by
 
 HEALING = "healing"
 
@@ -93,7 +93,7 @@ class Healer:
         data, held_out = self.images.summary, self.images.held_out
         before = after = float("nan")
         if held_out is not None:
-            before, after = (divergence(self.chain, own, held_out) for own in (pruned, healed))
+            before, after = (lost_by(self.chain, own, held_out) for own in (pruned, healed))
         kept = held_out is None or after < before
         held = 0 if held_out is None else held_out.summary.samples
         record = Recovery(

@@ -1,4 +1,4 @@
-"""A pass over images that runs out of memory is made again, with half as many of them at once."""
+"""What runs out of memory is done again, with half as many images at once."""
 
 from __future__ import annotations
 
@@ -25,6 +25,30 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's words on a CPU
 
 
+def halving(attempt: Callable[[int], T], size: int, task: str, *, least: int = 1, note: str = "") -> T:
+    """Return what an attempt gives, halving its number of images at once until it fits into memory.
+
+    Args:
+        attempt: Given a number of images at once; begins anew with every call.
+        size: To try first.
+        task: A word for it, in messages.
+        least: Fewer are not tried: the error is raised.
+        note: What else is different then, for the message.
+    """
+    while True:
+        try:
+            return attempt(size)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or size // 2 < least:
+                raise
+        # Not in the handler, whose error keeps the tensors of the attempt alive.
+        if torch.cuda.is_available():
+            gc.collect()
+            torch.cuda.empty_cache()
+        _log.warning("%s: out of memory with batches of %d, trying %d%s", task, size, size // 2, note)
+        size //= 2
+
+
 def pass_over(
     batches: Batches,
     measure: Callable[[Batches, OnBatch], T],
@@ -41,17 +65,9 @@ def pass_over(
         task: A word for it.
         images: How many of them the pass looks at, if not at all.
     """
-    while True:
-        try:
-            with progress(task, batches.summary.samples if images is None else images) as on_batch:
-                return measure(batches, on_batch)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or batches.batch_size == 1:
-                raise
-        # Not in the handler, whose error keeps the tensors of the pass alive.
-        if torch.cuda.is_available():
-            gc.collect()
-            torch.cuda.empty_cache()
-        size = min(batches.batch_size, batches.summary.samples)
-        batches = replace(batches, batch_size=max(1, size // 2))
-        _log.warning("%s: out of memory with batches of %d, trying %d", task, size, batches.batch_size)
+
+    def attempt(size: int) -> T:
+        with progress(task, batches.summary.samples if images is None else images) as on_batch:
+            return measure(replace(batches, batch_size=size), on_batch)
+
+    return halving(attempt, max(1, min(batches.batch_size, batches.summary.samples)), task)

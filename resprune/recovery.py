@@ -15,7 +15,7 @@ from resprune.data import Batches
 from resprune.divergence import divergence
 from resprune.errors import DataError
 from resprune.memory import pass_over
-from resprune.reading import Progress
+from resprune.reading import Progress, silent
 from resprune.records import PrunePlan, Recovery
 from resprune.trajectory import Batch, OnBatch
 
@@ -63,12 +63,7 @@ def recover(
     held_out, calibration = images.divide(held, seed)
 
     def lost(network: ResidualChain) -> float:
-        return pass_over(
-            held_out,
-            lambda batches, on_batch: divergence(chain, network, batches, on_batch=on_batch),
-            progress,
-            "compare",
-        )
+        return lost_by(chain, network, held_out, progress)
 
     least = lost(pruned)
     steps: list[tuple[ResidualChain, Recovery]] = []
@@ -103,6 +98,18 @@ def recover(
         )
         judge(COMPENSATION, seen, fitted)
     return steps
+
+
+def lost_by(
+    chain: ResidualChain, network: ResidualChain, images: Batches, progress: Progress = silent
+) -> float:
+    """Return how far a network's outputs on images are from the original's; see `resprune.divergence`."""
+    return pass_over(
+        images,
+        lambda batches, on_batch: divergence(chain, network, batches, on_batch=on_batch),
+        progress,
+        "compare",
+    )
 
 
 def re_estimate(

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from resprune.chain import ResidualChain
 from resprune.data import CHOICE_FIRST, Batches
-from resprune.divergence import divergence
 from resprune.errors import DataError, UsageError
 from resprune.reading import Data, Progress, batches_for, silent, spec_for
 from resprune.records import EpochRow, PrunePlan, Recipe, Recovery
-from resprune.recovery import NOTHING_LOST, recover
+from resprune.recovery import NOTHING_LOST, lost_by, recover
 from resprune.surgery import remove_blocks
 
 if TYPE_CHECKING:
@@ -168,4 +167,4 @@ class Restoration:
         """Whether there is anything to heal."""
         healer = self.healer
         held_out = None if healer is None else healer.images.held_out
-        return held_out is None or divergence(self.chain, pruned, held_out) > NOTHING_LOST
+        return held_out is None or lost_by(self.chain, pruned, held_out) > NOTHING_LOST

@@ -23,6 +23,8 @@ from resprune.records import Origin, Preprocessing
 Mode = Literal["eager", "compiled", "onnxruntime"]
 MODES: tuple[str, ...] = get_args(Mode)
 Run = Callable[[Tensor], Tensor]
+_NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
+"""Words of ONNX Runtime's and of C++'s allocators, on Linux and on Windows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +49,17 @@ class OnnxNetwork:
     preprocessing: Preprocessing | None = None
     class_names: tuple[str, ...] | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """Where it takes images."""
+        return torch.device("cpu")
+
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits (n, classes) of images (n, c, h, w), on the images' device.
 
         Raises:
             ArchitectureError: where ONNX Runtime fails.
+            MemoryError: where it has no memory for so many.
         """
         if self.batch is None:
             return self._run(images)
@@ -66,6 +74,8 @@ class OnnxNetwork:
         try:
             (logits,) = self.session.run(None, feed)
         except Exception as error:  # its errors have no common class
+            if any(words in str(error) for words in _NO_MEMORY):
+                raise MemoryError(_reason(error)) from error
             raise ArchitectureError(
                 f"ONNX Runtime cannot run it ({_reason(error)})", where=self.origin.path
             ) from error

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from resprune.chain import Block, ResidualChain
 from resprune.divergence import kl
 from resprune.errors import ArchitectureError
+from resprune.memory import halving
 from resprune.records import PrunePlan
 from resprune.refit import Fit, Line, Moments, at, some_pixels, windows
 from resprune.surgery import remove_blocks
@@ -25,6 +27,7 @@ BACKWARD = 2.0
 ROWS = 16
 """Pixels that a trial's fit looks at, for each of its unknowns; the final fit looks at more."""
 
+T = TypeVar("T")
 OnPass = Callable[[float], None]
 """Called with what was computed, in forward passes of the whole network over all images."""
 
@@ -75,6 +78,22 @@ class Search:
     @cached_property
     def _samples(self) -> int:
         return sum(map(len, self.images))
+
+    def fitting(self, compute: Callable[[], T]) -> T:
+        """Return what is computed on all batches; where memory lacks, it is done again on smaller ones.
+
+        Sums over images stay what they are; fits then look at other pixels.
+        """
+        largest = max(map(len, self.images))
+
+        def attempt(size: int) -> T:
+            if size < largest:
+                self.images = [piece for batch in self.images for piece in batch.split(size)]
+                for known in ("_original", "_targets"):  # batch by batch
+                    self.__dict__.pop(known, None)
+            return compute()
+
+        return halving(attempt, largest, "choose blocks")
 
     def _inputs(self, batch: Tensor) -> Tensor:
         return batch.to(self.chain.device, memory_format=torch.channels_last)

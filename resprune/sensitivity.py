@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
@@ -123,17 +124,17 @@ def removals(
         return (_per_unit(guess[k], worth[k]) if price is not None else guess[k]), k
 
     while left := _may_go(chain, removed, method):
-        free = sorted(search.inert.intersection(left), key=lambda k: (-worth[k], k))
+        free = sorted(search.fitting(lambda: search.inert).intersection(left), key=lambda k: (-worth[k], k))
         if free:
             best = free[0]
         else:
             if effort is not None and search.trial_cost(removed, left) > effort:
                 if rank == "gates":
-                    fresh = search.estimate(removed, left)
+                    fresh = search.fitting(partial(search.estimate, removed, left))
                     guess |= {k: (fresh[k] + guess.get(k, fresh[k])) / 2 for k in left}
                 if guess.keys() >= set(left):
                     left = search.affordable(removed, sorted(left, key=score), effort)
-            truth = search.try_each(removed, left)
+            truth = search.fitting(partial(search.try_each, removed, left))
             guess |= {k: divergence - now for k, divergence in truth.items()}
             best = min(left, key=score)
             search.settle(best, removed)

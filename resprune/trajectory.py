@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +19,15 @@ Batch = tuple[Tensor, Tensor | None]
 """Images (n, c, h, w) and class indices (n,), or None without labels."""
 OnBatch = Callable[[int], None]
 """Called with the number of images of every batch that is done."""
+
+
+class Classifier(Protocol):
+    """A network as far as its logits are all that matters."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __call__(self, images: Tensor) -> Tensor: ...
 
 
 class Tally:
@@ -168,7 +178,7 @@ def measure(
 
 
 @torch.inference_mode()
-def evaluate(chain: ResidualChain, batches: Iterable[Batch], *, on_batch: OnBatch | None = None) -> Evaluation:
+def evaluate(chain: Classifier, batches: Iterable[Batch], *, on_batch: OnBatch | None = None) -> Evaluation:
     """Measure the network itself, without exits.
 
     Raises:

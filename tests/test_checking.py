@@ -25,7 +25,7 @@ SAMPLES = ("--samples", 200)
 def pruned(depth: int, folder: Path) -> Path:
     chain = resprune.load("demo", device="cpu")
     plan = resprune.select(depth=depth, blocks=chain.depth)
-    resprune.save(resprune.prune(chain, plan, samples=8, recover=False), folder)
+    resprune.save(resprune.prune(chain, plan, samples=8, recover=False), folder, read_back=False)
     return folder
 
 
@@ -133,6 +133,36 @@ def test_within_noise_passes_with_a_note_and_fails_strictly(good: Path) -> None:
     assert (shown.exit_code, "passed, within noise" in shown.stdout) == (0, True)
     checked(*words, "--min-accuracy", accuracy + 0.4, "--strict", status=1)
     checked(*words, "--min-accuracy", accuracy, "--strict")
+
+
+# ONNX files
+
+
+def test_an_export_is_a_candidate(good: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    file = tmp_path / "good.onnx"
+    assert run("export", good, "--format", "onnx", "--out", file).exit_code == 0
+    answers = ("--max-drop", 0.5, "--max-loss-increase", 0.01, "--min-agreement", 97.5, "--min-accuracy", 85)
+    found = checked(file, "--against", "demo", *SAMPLES, *answers, "--max-file-size", "500kB")
+    folder = by_name(checked(good, "--against", "demo", *SAMPLES, *answers))
+    for name, own in by_name(found).items():
+        if name != "max-file-size":
+            assert own["measured"] == pytest.approx(folder[name]["measured"], abs=1e-5)
+    assert found["checkpoint"]["parameters"] is None
+    # The file says how images become its input, so it needs no other network.
+    alone = checked(file, "--data", "demo", *SAMPLES, "--min-accuracy", 85)
+    assert by_name(alone)["min-accuracy"] == by_name(found)["min-accuracy"]
+    blocks = ("--max-macs", 0.5, "--max-params", "40k", "--max-residual-tail", 1, "--tail-from", 3)
+    found = by_name(checked(file, "--against", "demo", *SAMPLES, *blocks, status=3))
+    assert {own["verdict"] for own in found.values()} == {"not measured"}
+    assert found["max-residual-tail"]["detail"] == "an ONNX file has no blocks to look at"
+    # One of unknown origin does not say it.
+    model = onnx.load(file)
+    del model.metadata_props[:]
+    onnx.save(model, file)
+    line = refusal(2, "check", file, "--data", "demo", "--min-accuracy", 85)
+    assert "does not say how images become its input; name the checkpoint" in line
+    assert "--against" in line
 
 
 # Hashes

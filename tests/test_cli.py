@@ -266,6 +266,28 @@ def test_the_same_command_gives_the_same_bytes(
     assert [name for name in files[0] if files[0][name] != files[1][name]] == []
 
 
+def test_the_same_fine_tuning_gives_the_same_bytes(
+    cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In two processes; what differs are times."""
+    options = ("--data", image_folder(each=4), "--steps", "3", "--batch-size", "8", "--gamma", "0.1")
+    options = ("finetune", cifar_file, *options, "--mixup", "0.2", "--seed", "4", "--out", "out")
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    reports = [resprune_json(*options, cwd=folders[0])]
+    monkeypatch.chdir(folders[1])
+    reports.append(in_process_json(*options, "--threads", "1"))
+    for report in reports:
+        assert report["read_back"].pop("new_process") in (True, False)
+        assert report.pop("seconds") > 0
+        assert report.pop("images_per_second") > 0
+        assert report["made"].pop("command")
+    assert reports[0] == reports[1]
+    for name in ("model.safetensors", "config.json"):
+        assert (folders[0] / "out" / name).read_bytes() == (folders[1] / "out" / name).read_bytes()
+
+
 def test_a_report_says_how_it_was_made_and_nothing_of_the_machine(cifar_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     printed = resprune_json("prune", cifar_file, "--depth=4", f"--out={out}", "--seed", "7")

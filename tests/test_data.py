@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from resprune.data import CHOICE_FIRST, TEST_FIRST, open_data
+from resprune.data import CHOICE_FIRST, TEST_FIRST, identity, open_data
 from resprune.records import Preprocessing
 
 SMALL = Preprocessing(3, 32, 32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
@@ -127,3 +128,36 @@ def test_images_without_labels(tmp_path: Path) -> None:
     assert [(len(images), labels) for images, labels in batches] == [(3, None)]
     unlabelled = parquet(tmp_path / "sub" / "x.parquet", 2, labels=False)
     assert not open_data(unlabelled, SMALL, classes=10).labelled
+
+
+# Which images they were
+
+
+def test_the_same_files_have_the_same_hash_wherever_they_lie(tmp_path: Path) -> None:
+    for place in ("here", "there/far"):
+        for label in ("cat", "dog"):
+            (tmp_path / place / "val" / label).mkdir(parents=True)
+            (tmp_path / place / "val" / label / "0.png").write_bytes(png(1))
+    (tmp_path / "here" / "test" / "cat").mkdir(parents=True)
+    here, there = tmp_path / "here", tmp_path / "there" / "far"
+    lines = "".join(
+        f"{len(png(1))} {hashlib.sha256(png(1)).hexdigest()} {name}\n" for name in ("cat/0.png", "dog/0.png")
+    )
+    found = open_data(here, SMALL, 2, split="val").summary
+    assert (found.sha256, found.sha256_of) == (hashlib.sha256(lines.encode()).hexdigest(), "names and bytes")
+    assert open_data(there / "val", SMALL, 2, samples=1).summary.sha256 == found.sha256
+    (there / "val" / "dog" / "0.png").write_bytes(png(2))
+    changed = open_data(there, SMALL, 2).summary.sha256
+    (there / "val" / "dog").rename(there / "val" / "elk")
+    assert len({found.sha256, changed, open_data(there, SMALL, 2).summary.sha256}) == 3
+
+
+def test_large_files_are_told_apart_by_their_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = parquet(tmp_path / "images.parquet", 3)
+    whole = open_data(file, SMALL, 4).summary
+    size = file.stat().st_size
+    monkeypatch.setattr(identity, "MOST_BYTES", size - 1)
+    found = open_data(file, SMALL, 4).summary
+    expected = hashlib.sha256(f"{size} - images.parquet\n".encode()).hexdigest()
+    assert (found.sha256, found.sha256_of) == (expected, "names and sizes")
+    assert whole.sha256 != found.sha256

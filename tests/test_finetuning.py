@@ -64,6 +64,9 @@ def test_the_folder_is_a_checkpoint_with_the_exits_of_training(
     assert report["read_back"] == printed["read_back"]
     assert (report["read_back"]["max_abs_difference"], report["read_back"]["inputs"]) == (0, "images")
     assert printed["final"] == lines[-1]["final"]
+    assert all(line["made"] == report["made"] for line in lines)
+    assert printed["teacher"]["sha256"] == printed["checkpoint"]["sha256"] == lines[0]["teacher"]["sha256"]
+    assert lines[0]["data"]["sha256"] == lines[0]["held_out"]["sha256"] == printed["data"]["sha256"]
     assert str(tmp_path) not in (out / "metrics.jsonl").read_text() + (out / "config.json").read_text()
     # What the last line says of the best epoch is what another command measures on the same images.
     back = resprune.load(out, device="cpu")
@@ -260,6 +263,11 @@ REFUSALS: dict[str, tuple[int, tuple[object, ...], str]] = {
     "augmentation": (2, ("--augment", "wild"), "unknown augmentation 'wild'"),
     "device": (2, ("--device", "cuda:1"), "CUDA_VISIBLE_DEVICES"),
     "batch": (2, ("--batch-size", 15, "--accumulate", 2), "cannot be cut into 1 process"),
+    "pairs": (
+        2,
+        ("--batch-size", 15, "--mixup", 0.2),
+        "that are seen at once, and 15 is an odd number",
+    ),
     "unwritable": (3, ("--out", "/dev/null/out"), "/dev/null/out: cannot be written (Not a directory)"),
     "nothing there": (3, ("--data", "nowhere"), "no such file or folder"),
 }

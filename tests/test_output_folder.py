@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,3 +181,12 @@ def test_damaged_exit_statistics_are_refused(folder: Path, case: str) -> None:
     tensors = {f"{norm}.running_mean": mean, f"{norm}.running_var": var}
     save_file({name: t for name, t in tensors.items() if t is not None}, folder / "exits.safetensors")
     assert message in refusal(3, "inspect", folder, "--check")
+
+
+def test_a_pipe_is_written_to_and_not_replaced() -> None:
+    """As root, a file would have taken the place of /dev/null."""
+    reader, writer = os.pipe()
+    output.write_text(Path(f"/dev/fd/{writer}"), "for the next program")
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        assert pipe.read() == "for the next program"

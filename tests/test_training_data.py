@@ -330,6 +330,24 @@ def test_images_beyond_the_machines_memory_are_refused(
     refused(DataError, "GiB; use fewer images", folder)
 
 
+def test_a_container_has_less_memory_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, limit = random_access.machine_memory(), tmp_path / "memory.max"
+    monkeypatch.setattr(random_access, "CONTAINER_LIMITS", (limit, tmp_path / "none"))
+    limit.write_text("max\n")
+    assert random_access.machine_memory() >= whole
+    limit.write_text("1048576\n")
+    assert random_access.machine_memory() == 1 << 20
+
+
+def test_damaged_training_images_are_counted_and_named(image_folder: FolderWriter) -> None:
+    folder = image_folder()
+    for name in ("class3/0.png", "class7/1.png"):
+        (folder / name).write_bytes(b"junk")
+    refused(
+        DataError, r"class3/0.png: .*, nor can 1 more of 20: \S+/class7/1.png; replace or", folder, hold_out=0
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [

@@ -31,11 +31,6 @@ app = Application(
 )
 
 
-def main() -> None:
-    """Run the command line."""
-    app()
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version

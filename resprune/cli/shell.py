@@ -16,7 +16,7 @@ from typing import Any
 import typer
 from rich.console import Console, RenderableType
 
-from resprune.cli import messages
+from resprune.cli import messages, stopping
 from resprune.errors import OutputError, ResPruneError
 
 PIPE_CLOSED = 128 + signal.SIGPIPE
@@ -34,44 +34,41 @@ def command(
         threads: CPU threads that torch may use.
         interrupted: What is left after an interruption.
     """
-    signal.signal(signal.SIGTERM, _terminate)
     try:
-        if threads is not None:
-            import torch
+        with stopping.stoppable():
+            if threads is not None:
+                import torch
 
-            torch.set_num_threads(threads)
-        yield
+                torch.set_num_threads(threads)
+            yield
     except ResPruneError as error:
         if debug:
             raise
         messages.complain(str(error), error.exit_status)
         raise typer.Exit(error.exit_status) from error
     except (RuntimeError, MemoryError) as error:
-        if debug or isinstance(error, typer.Exit) or not _is_out_of_memory(error):
+        told = "" if isinstance(error, typer.Exit) else _told(error)
+        if debug or not told:
             raise
-        messages.complain("out of memory; lower --batch-size, or use another --device", 3)
+        messages.complain(told, 3)
         raise typer.Exit(3) from error
     except KeyboardInterrupt as error:
         messages.complain(f"interrupted, {interrupted}", 130)
         raise typer.Exit(130) from error
-    except _Terminated:
+    except stopping.Terminated:
         messages.complain(f"terminated, {interrupted}", 128 + signal.SIGTERM)
         raise
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def _told(error: RuntimeError | MemoryError) -> str:
+    """Return what is told of errors that are the machine's; empty for others."""
     from resprune.memory import is_out_of_memory
 
-    return is_out_of_memory(error)
-
-
-class _Terminated(SystemExit):
-    """SIGTERM as an exception, so that drafts are removed on the way out."""
-
-
-def _terminate(number: int, frame: object) -> None:
-    signal.signal(number, signal.SIG_IGN)  # a second one must not stop the tidying up
-    raise _Terminated(128 + number)
+    if is_out_of_memory(error):
+        return "out of memory; lower --batch-size, or use another --device"
+    if "DataLoader worker" in str(error):  # torch's words, wherever the main process is
+        return "a process that read images has ended (out of memory?); lower --workers"
+    return ""
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from resprune.checkpoint import DEMO, DEMO_FOLDER
+from resprune.data.identity import identify
 from resprune.data.sources import LAYOUTS, VALIDATION_FIRST, CheckedLabels, Item, Sample, Source, find_source
 from resprune.errors import DataError, UsageError
 from resprune.records import DataSummary, Preprocessing
@@ -60,7 +61,7 @@ class Batches:
         labels: list[int] = []
         items = iter(self.source)
         for item in items:
-            pixels.append(_decode_or_count(item, items, self.preprocessing, len(self.source)))
+            pixels.append(decode_or_count(item, items, self.preprocessing, len(self.source)))
             if item.label is not None:
                 labels.append(item.label)
             if len(pixels) == self.batch_size:
@@ -133,8 +134,8 @@ def open_data(
     if samples is not None and samples < len(source):
         source = Sample(source, draw(len(source), samples, seed))
     size = batch_size or default_batch_size(preprocessing)
-    summary = DataSummary(str(spec), name, len(source), preprocessing)
     _check_first(source, preprocessing)
+    summary = DataSummary(str(spec), name, len(source), preprocessing, *identify(source.paths))
     return Batches(CheckedLabels(source, classes), summary, preprocessing, size)
 
 
@@ -183,11 +184,21 @@ def draw(count: int, samples: int, seed: int) -> frozenset[int]:
 def _check_first(source: Source, preprocessing: Preprocessing) -> None:
     """Decode one image now, so that data that does not fit is refused before anything is computed."""
     items = iter(source)
-    _decode_or_count(next(items), items, preprocessing, len(source))
+    decode_or_count(next(items), items, preprocessing, len(source))
 
 
-def _decode_or_count(item: Item, rest: Iterator[Item], recipe: Preprocessing, images: int) -> np.ndarray:
-    """Decode an image; where it is damaged, look at all others too before it is refused."""
+def decode_or_count(item: Item, rest: Iterator[Item], recipe: Preprocessing, images: int) -> np.ndarray:
+    """Decode an image; where it is damaged, look at all others too before it is refused.
+
+    Args:
+        item: Undecoded.
+        rest: Those behind it.
+        recipe: Of the network.
+        images: Number of all.
+
+    Raises:
+        DataError: that names the first damaged ones and counts the others.
+    """
     try:
         return decode(item, recipe)
     except DataError as error:

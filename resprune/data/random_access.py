@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from resprune.data.batches import decode, decode_whole
+from resprune.data.batches import decode, decode_or_count, decode_whole
 from resprune.data.sources import FileSource, Item, ParquetSource, Source, check_label, unreadable
 from resprune.errors import DataError
 from resprune.records import Preprocessing
@@ -25,6 +26,8 @@ OnImages = Callable[[int], None]
 NO_LABEL = -100
 """Stands for the class of an image that has none; torch's cross-entropy leaves it out."""
 _ROWS = 256
+CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where Linux says how much memory a container may use: version 2 of its control groups, and version 1."""
 
 
 class RandomAccess(Protocol):
@@ -105,6 +108,7 @@ class InOrder:
     images: RandomAccess
     label_names: tuple[str, ...] | None
     labelled: bool
+    paths: tuple[Path, ...]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -204,8 +208,9 @@ def decode_all(
     shape = (len(images), recipe.height, recipe.width, recipe.channels)
     check_memory(int(np.prod(shape)), where, "use fewer images")
     pixels = np.empty(shape, dtype=np.uint8)
-    for index in range(len(images)):
-        pixels[index] = decode(images[index], recipe)
+    items = (images[index] for index in range(len(images)))
+    for index, item in enumerate(items):
+        pixels[index] = decode_or_count(item, items, recipe, len(images))
         done = index % _ROWS + 1
         if on_images is not None and (done == _ROWS or index + 1 == len(images)):
             on_images(done)
@@ -228,5 +233,9 @@ def check_memory(size: int, where: object, hint: str) -> None:
 
 
 def machine_memory() -> int:
-    """Return the machine's memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Return the machine's memory in bytes, or the part of it that a container may use."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # there is none, or it says "max"
+            sizes.append(int(path.read_text(encoding="ascii")))
+    return min(sizes)

@@ -44,6 +44,9 @@ class Source(Protocol):
     @property
     def labelled(self) -> bool: ...
 
+    @property
+    def paths(self) -> tuple[Path, ...]: ...
+
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Item]: ...
@@ -88,6 +91,11 @@ class ParquetSource:
             labelled = labelled and "label" in schema.names
             names = names or _class_names(schema)
         return cls(tuple(files), names, labelled, rows)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files."""
+        return self.files
 
     def __len__(self) -> int:
         return self.rows
@@ -139,6 +147,11 @@ class FileSource:
         """Whether the files were found in class folders."""
         return self.label_names is not None
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files, an image each."""
+        return tuple(path for path, _ in self.files)
+
     def __len__(self) -> int:
         return len(self.files)
 
@@ -165,6 +178,11 @@ class _View:
     def labelled(self) -> bool:
         """Whether the source has labels."""
         return self.source.labelled
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All of the source's files."""
+        return self.source.paths
 
     def __len__(self) -> int:
         return len(self.source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from resprune.checkpoint import DEMO
 from resprune.data.augmentation import Augmentation, augmentation, item_seed
 from resprune.data.batches import Batches, default_batch_size, is_small, normalise, open_source
+from resprune.data.identity import identify
 from resprune.data.random_access import (
     InOrder,
     OnImages,
@@ -149,7 +151,7 @@ def open_training(
         raise DataError(
             f"no images are left to train on, all {len(held)} are held out",
             where=spec,
-            hint="hold out fewer, or none with hold_out 0",
+            hint="hold out fewer, or none with --hold-out 0",
         )
     check_encoded_size(source, len(trained) + len(held), spec)
     images = random_access(source, trained, labels)
@@ -159,12 +161,12 @@ def open_training(
         pixels = Undecoded(images, preprocessing, change.whole)
     dataset = TrainingImages(pixels, labels[trained], change, seed)
     _ = dataset[0, 0]  # data that does not fit is refused before anything is computed
-    held_out = None
+    held_out, files = None, identify(source.paths)
     if held:
-        kept = InOrder(random_access(source, held, labels), source.label_names, source.labelled)
-        summary = DataSummary(str(spec), name, len(held), preprocessing)
+        kept = InOrder(random_access(source, held, labels), source.label_names, source.labelled, source.paths)
+        summary = DataSummary(str(spec), name, len(held), preprocessing, *files)
         held_out = Batches(kept, summary, preprocessing, batch_size or default_batch_size(preprocessing))
-    summary = DataSummary(str(spec), name, len(trained), preprocessing)
+    summary = DataSummary(str(spec), name, len(trained), preprocessing, *files)
     return TrainingData(dataset, held_out, summary, source.labelled)
 
 
@@ -195,6 +197,7 @@ def batches_of(images: TrainingImages, keys: Sequence[Sequence[Key]], workers: i
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=workers,
+        worker_init_fn=_leave_stops_to_the_main_process,
         multiprocessing_context=context,
         generator=torch.Generator(),  # else each pass draws a number from the caller's
     )
@@ -223,6 +226,12 @@ class _Loader(DataLoader[Any]):
             if isinstance(batch, DataError):
                 raise batch
             yield batch
+
+
+def _leave_stops_to_the_main_process(worker: int) -> None:
+    """Let a worker end when it is told to; Ctrl-C reaches all processes of a terminal at once."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -182,13 +182,19 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write one file whole or not at all, replacing what was there.
+    """Write one file whole or not at all, replacing what was there; pipes and devices are written to.
 
     Raises:
         OutputError: where it cannot be written.
     """
     if path.is_dir():
         raise OutputError("is a folder, not a file", where=path, hint="give a file name")
+    if path.exists() and not path.is_file():
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        return
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
         draft.write_bytes(content)

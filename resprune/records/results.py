@@ -17,12 +17,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """Which images a figure was measured on, and how they became the network's input."""
+    """Which images a figure was measured on, and how they became the network's input.
+
+    Attributes:
+        spec: The data, as the user named it.
+        split: None where the data is not divided.
+        samples: How many images of it.
+        preprocessing: Of the network; None where two networks have their own.
+        sha256: Of all the split's files, whichever images were drawn; empty where it is not known.
+        sha256_of: What of them was hashed; see `resprune.data.identity.identify`.
+    """
 
     spec: str
     split: str | None
     samples: int
     preprocessing: Preprocessing | None = None
+    sha256: str = ""
+    sha256_of: str = ""
 
 
 @dataclass(frozen=True)

@@ -236,6 +236,7 @@ class FinetuneOutcome:
         loads_in_timm: Whether plain timm can load the result.
         needs_family: Whether reading the result back takes the adapter of a family that is not resprune's.
         constructor: Expression of torchvision's that builds the result; empty where it has none.
+        teacher_sha256: Hash of the teacher's file; empty without one.
     """
 
     origin: NetworkSummary
@@ -252,6 +253,7 @@ class FinetuneOutcome:
     loads_in_timm: bool
     needs_family: bool
     constructor: str = ""
+    teacher_sha256: str = ""
 
     @property
     def best(self) -> EpochRow:

@@ -110,9 +110,9 @@ def _value(condition: Condition, value: float) -> str:
         case "MACs" | "parameters" | "bytes" | "files":
             return f"{value:,.0f}"
         case "points":
-            return f"{value:.2f}"
+            return f"{round(value, 2) + 0.0:.2f}"
         case "nats":
-            return f"{value:.4f}"
+            return f"{round(value, 4) + 0.0:.4f}"  # no minus before zero
         case "fraction":
             return f"{100 * value:.2f} %"
         case "times":

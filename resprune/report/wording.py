@@ -30,7 +30,8 @@ def number(value: float | None) -> str:
 def images_of(data: DataSummary) -> str:
     """Return which images something was measured on."""
     split = f" ({data.split})" if data.split else ""
-    return f"{data.samples:,} images of {data.spec}{split}"
+    count = "1 image" if data.samples == 1 else f"{data.samples:,} images"
+    return f"{count} of {data.spec}{split}"
 
 
 def ranges(indices: Sequence[int]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -15,11 +17,17 @@ from torch import Tensor, nn
 
 from resprune.chain import ResidualChain
 from resprune.data import normalise
+from resprune.memory import halving
 from resprune.records import Recipe
 from resprune.stage_cost import feature_loss, shrink_branches, stage_cost, vanishing_group, zero_branches
 from resprune.training.schedule import Plan, mixed
 from resprune.training.student import Student, heads_of
 from resprune.training.synced import SyncedNorms
+
+LEAST = 8
+"""Images that a batch norm normalises with at least, where memory lacks; of fewer its statistics are noise."""
+Part = tuple[Tensor, Tensor]
+"""Images (n, c, h, w) and labels (n,)."""
 
 
 class Learner:
@@ -64,6 +72,7 @@ class Learner:
         if recipe.compile:
             self.student.compile()
         self.model: nn.Module = engine.prepare(self.student)
+        self.at_once = plan.part
 
     def _optimizer(self) -> torch.optim.Optimizer:
         recipe, groups = self.recipe, self.student.groups(self.recipe)
@@ -77,22 +86,16 @@ class Learner:
         """The moving average where there is one, else the student itself; what is measured and written."""
         return self.student if self.ema is None else cast("Student", self.ema.module)
 
-    def step(self, step: int, parts: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+    def step(self, step: int, parts: Iterator[Part]) -> Tensor:
         """Take optimizer step ``step``, reading its parts; returns the `sums` of its losses in this process."""
-        recipe, engine = self.recipe, self.engine
+        recipe = self.recipe
         rate, gamma = self.plan.rate(step), self.plan.gamma(step)
         for group in self.optimizer.param_groups:
             scaled = group["heads"] and recipe.optimizer == "sgd"
             group["lr"] = rate / gamma if scaled else rate
             if scaled:
                 group["weight_decay"] = recipe.weight_decay * gamma
-        torch.manual_seed(mixed(recipe.seed, step, engine.process_index))  # for networks with dropout
-        sums = no_sums(engine.device)
-        for part in range(recipe.accumulate):
-            with nullcontext() if part == recipe.accumulate - 1 else engine.no_sync(self.model):
-                losses = self._losses(*next(parts), gamma, mixed(recipe.seed, step, part))
-                engine.backward(losses[0] / recipe.accumulate)
-                sums += torch.stack([value.detach().double() for value in losses]) / recipe.accumulate
+        sums = self._gradients(step, list(islice(parts, recipe.accumulate)), gamma)
         if recipe.clip is not None:
             nn.utils.clip_grad_norm_(self.student.parameters(), recipe.clip)
         self.optimizer.step()
@@ -105,14 +108,57 @@ class Learner:
                 self._zero_the_average()
         return sums
 
-    def _losses(self, images: Tensor, labels: Tensor, gamma: float, seed: int) -> tuple[Tensor, ...]:
-        """Return objective, final loss, mean exit loss and distillation of images as bytes (n, c, h, w)."""
-        recipe, device = self.recipe, self.engine.device
+    def _gradients(self, step: int, parts: Sequence[Part], gamma: float) -> Tensor:
+        """Sum up a step's gradients; where memory lacks, from smaller parts, as ``--accumulate`` would.
+
+        The run stays with the smaller parts. Of several processes one cannot do so by itself, as all of them
+        meet in every forward pass.
+        """
+        alone = self.engine.num_processes == 1
+        before = [buffer.clone() for buffer in self.student.buffers()] if alone else []
+
+        def attempt(at_once: int) -> Tensor:
+            if at_once < self.at_once:
+                self.at_once = at_once
+                self.optimizer.zero_grad(set_to_none=True)
+                for buffer, was in zip(self.student.buffers(), before, strict=True):
+                    buffer.copy_(was)
+            return self._accumulated(step, parts, gamma)
+
+        note = "; batch norms see no more at a time"
+        return halving(attempt, self.at_once, "train", least=LEAST if alone else self.at_once, note=note)
+
+    def _accumulated(self, step: int, parts: Sequence[Part], gamma: float) -> Tensor:
+        """Add the gradients of all parts to the parameters', and return the `sums`."""
+        recipe, engine = self.recipe, self.engine
+        torch.manual_seed(mixed(recipe.seed, step, engine.process_index))  # for networks with dropout
+        sums = no_sums(engine.device)
+        for number, part in enumerate(parts):
+            images, targets = self._prepared(*part, mixed(recipe.seed, step, number))
+            pieces = math.ceil(len(images) / self.at_once)
+            for piece in range(pieces):
+                x, y = images.tensor_split(pieces)[piece], targets.tensor_split(pieces)[piece]
+                share = len(x) / len(images) / len(parts)
+                last = number == len(parts) - 1 and piece == pieces - 1
+                with nullcontext() if last else engine.no_sync(self.model):
+                    losses = self._losses(x, y, gamma)
+                    engine.backward(losses[0] * share)
+                    sums += torch.stack([value.detach().double() for value in losses]) * share
+        return sums
+
+    def _prepared(self, images: Tensor, labels: Tensor, seed: int) -> Part:
+        """Return what the network is given of images as bytes (n, c, h, w), mixed where that is asked for."""
+        device = self.engine.device
         x = normalise(images.to(device, non_blocking=True), self.recipe_of_images)
         x, targets = x.contiguous(memory_format=self.format), labels.to(device, non_blocking=True)
         if self.mixup is not None:
             with _seeded_numpy(seed):
                 x, targets = self.mixup(x, targets)
+        return x, targets
+
+    def _losses(self, x: Tensor, targets: Tensor, gamma: float) -> tuple[Tensor, ...]:
+        """Return objective, final loss, mean exit loss and distillation of input (n, c, h, w)."""
+        recipe, device = self.recipe, self.engine.device
         synced = recipe.sync_norms and self.engine.num_processes > 1
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             with SyncedNorms() if synced else nullcontext():

@@ -10,6 +10,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from resprune.data import Batches, TrainingData
+from resprune.memory import pass_over
+from resprune.reading import silent
 from resprune.records import EpochRow, Evaluation
 from resprune.stage_cost import branch_penalty, zero_branches
 from resprune.training.learner import Learner
@@ -69,9 +71,18 @@ def score(final: Evaluation | None, exits: tuple[Evaluation, ...], gamma: float)
     return 1 - final.accuracy + gamma * sum(1 - own.accuracy for own in exits if own.accuracy is not None)
 
 
-@torch.inference_mode()
 def _measure(student: Student, batches: Batches, engine: Accelerator) -> Tally:
     """Return the figures of all exits, every process measuring its share of the images."""
+    if engine.num_processes == 1:
+        return pass_over(batches, lambda images, _: _tally(student, images, engine), silent, "measure")
+    tally = _tally(student, batches, engine)  # shares are of batches, which all processes must cut alike
+    tally.combine(lambda sums: cast("Tensor", engine.reduce(sums.to(engine.device), "sum")).cpu())
+    return tally
+
+
+@torch.inference_mode()
+def _tally(student: Student, batches: Batches, engine: Accelerator) -> Tally:
+    """Return the figures of this process's share."""
     tally = Tally(1 if student.exits is None else student.chain.depth + 1)
     training, device = student.training, engine.device
     student.eval()
@@ -82,7 +93,6 @@ def _measure(student: Student, batches: Batches, engine: Accelerator) -> Tally:
                 tally.add(student.forward(x)[0], None if labels is None else labels.to(device))
     finally:
         student.train(training)
-    tally.combine(lambda sums: cast("Tensor", engine.reduce(sums.to(device), "sum")).cpu())
     return tally
 
 

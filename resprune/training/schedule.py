@@ -53,9 +53,15 @@ class Plan:
                 f" times {recipe.accumulate} part(s)",
                 hint="choose a --batch-size that it divides",
             )
+        part = batch // shares
+        if part % 2 and (recipe.mixup or recipe.cutmix):
+            raise UsageError(
+                f"mixup and CutMix pair the images that are seen at once, and {part} is an odd number",
+                hint="choose another --batch-size or --accumulate",
+            )
         each = images // batch
         steps = recipe.steps or recipe.epochs * each
-        return cls(recipe, images, processes, batch, batch // shares, each, steps, math.ceil(steps / each))
+        return cls(recipe, images, processes, batch, part, each, steps, math.ceil(steps / each))
 
     def keys(self, epoch: int, first: int, process: int) -> list[list[tuple[int, int]]]:
         """Return what one process reads in an epoch from its step ``first`` on: lists of (image, epoch).

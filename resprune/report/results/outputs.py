@@ -12,6 +12,16 @@ from typing import Any
 from resprune.records import ExportOutcome, FinetuneOutcome, PruneOutcome
 from resprune.report.results import parts, prunings
 
+LIBRARIES = ("torch", "timm", "torchvision", "numpy", "pillow")
+"""What figures and weights depend on besides resprune and Python."""
+_PATHS = (
+    ("checkpoint", "path"),
+    ("teacher", "path"),
+    ("data", "spec"),
+    ("choice", "spec"),
+    ("held_out", "spec"),
+)
+
 
 def made(
     command: str, seed: int, *, threads: int | None = None, config: dict[str, Any] | None = None
@@ -24,7 +34,7 @@ def made(
         threads: CPU threads of torch.
         config: Name, hash and options of the file that ``--config`` named.
     """
-    libraries = {name: version(name) for name in ("torch", "timm")}
+    libraries = {name: version(name) for name in LIBRARIES}
     versions = {"python": platform.python_version()} | libraries
     return {
         "made": {"command": command, "seed": seed, "versions": versions, "threads": threads, "config": config}
@@ -75,7 +85,7 @@ def provenance(outcome: PruneOutcome | FinetuneOutcome) -> dict[str, Any]:
 def portable(report: dict[str, Any]) -> dict[str, Any]:
     """Return a report whose paths are names only: a folder that travels says nothing of this machine."""
     report = dict(report)
-    for key, name in (("checkpoint", "path"), ("data", "spec"), ("choice", "spec"), ("held_out", "spec")):
+    for key, name in _PATHS:
         if report.get(key):
             report[key] = report[key] | {name: PurePath(report[key][name]).name}
     if report.get("made"):

@@ -37,6 +37,8 @@ def network(subject: Subject) -> dict[str, Any]:
 def images(data: DataSummary) -> dict[str, Any]:
     """Return which images were read."""
     summary: dict[str, Any] = {"spec": data.spec, "split": data.split, "samples": data.samples}
+    if data.sha256:
+        summary |= {"sha256": data.sha256, "sha256_of": data.sha256_of}
     own = data.preprocessing
     return summary if own is None else summary | {"preprocessing": recipe(own)}
 

@@ -38,6 +38,9 @@ def flat(line: dict[str, Any]) -> dict[str, float]:
 def _epoch(outcome: FinetuneOutcome, row: EpochRow) -> dict[str, Any]:
     return parts.head("finetune", outcome.origin, outcome.data) | {
         "held_out": None if outcome.held_out is None else parts.images(outcome.held_out),
+        "teacher": None
+        if outcome.teacher is None
+        else {"path": outcome.teacher, "sha256": outcome.teacher_sha256},
         "epoch": row.epoch,
         "epochs": outcome.epochs,
         "steps": row.steps,

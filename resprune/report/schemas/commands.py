@@ -29,6 +29,7 @@ from resprune.report.schemas.words import (
 _RUN: Schema = {
     "data": ref("data"),
     "held_out": or_null(ref("data")),
+    "teacher": or_null(record({"path": TEXT, "sha256": TEXT}, "Whose output the final output stays close to.")),
     **dict.fromkeys(("epoch", "epochs", "steps"), INDEX),
     "seconds": {"type": "number"},
     **{name: or_null({"type": "number"}) for name in ("images_per_second", "rate", "gamma")},

@@ -39,7 +39,14 @@ PARTS: dict[str, Schema] = {
         "A network; of an ONNX file only path and hash are known.",
     ),
     "data": record(
-        {"spec": TEXT, "split": or_null(TEXT), "samples": INDEX, "preprocessing?": ref("preprocessing")},
+        {
+            "spec": TEXT,
+            "split": or_null(TEXT),
+            "samples": INDEX,
+            "sha256?": text("Of all files of the split."),
+            "sha256_of?": text("What of them was hashed.", "names and bytes", "names and sizes"),
+            "preprocessing?": ref("preprocessing"),
+        },
         "Images that were read.",
     ),
     "preprocessing": record(
