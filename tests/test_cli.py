@@ -147,9 +147,7 @@ def test_analyze_prints_a_table_of_80_columns_and_writes_csv(
         ["prune", "--frontier", "--csv"],
     ],
 )
-def test_a_file_that_cannot_be_written_is_refused_before_anything_is_read(
-    words: str, tmp_path: Path
-) -> None:
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_read(words: str, tmp_path: Path) -> None:
     command, *options = words.split()
     file = tmp_path / "no-such-folder" / "file"
     done = in_process(command, tmp_path / "no-such-network.pth", *options, file, status=3)
