@@ -18,6 +18,7 @@ from resprune.chain import ResidualChain
 from resprune.errors import ArchitectureError, CheckpointError, ResPruneError, UsageError
 from resprune.exporting import graphs, targets
 from resprune.exporting.single import SCHEMA
+from resprune.extras import from_extra
 from resprune.records import Origin, Preprocessing
 
 Mode = Literal["eager", "compiled", "onnxruntime"]
@@ -216,12 +217,8 @@ def _known(size: object) -> int | None:
 
 
 def _runtime() -> Any:
-    try:
+    with from_extra("onnx", "this needs"):
         return import_module("onnxruntime")
-    except ImportError as error:
-        raise UsageError(
-            "this needs onnxruntime, which is not installed", hint="pip install 'resprune[onnx]'"
-        ) from error
 
 
 def _reason(error: Exception) -> str:

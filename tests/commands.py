@@ -33,7 +33,7 @@ def only_line(stderr: str) -> str:
     return lines[0]
 
 
-def assert_helpful(error: ResPruneError, kind: type[ResPruneError], place: Path) -> None:
+def assert_helpful(error: ResPruneError, kind: type[ResPruneError], place: Path | str) -> None:
     """Check an error's exact kind, and that it says where, and what to do next."""
     assert type(error) is kind
     assert error.where is not None

@@ -17,8 +17,8 @@ Data = Annotated[
     str | None,
     typer.Option(
         metavar="SPEC",
-        help="Images: a folder of class folders (with or without train/, val/, test/), a flat folder, or"
-        " Parquet in the Hugging Face layout. The demo brings its own.",
+        help="Images: a folder of class folders (with or without train/, val/, test/), a flat folder,"
+        " Parquet in the Hugging Face layout, torch/NAME:FOLDER, hfds/NAME or wds/FOLDER. The demo has its own.",
         show_default=False,
     ),
 ]

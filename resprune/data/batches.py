@@ -17,8 +17,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from resprune.checkpoint import DEMO, DEMO_FOLDER
+from resprune.data import readers
 from resprune.data.identity import identify
-from resprune.data.sources import LAYOUTS, VALIDATION_FIRST, CheckedLabels, Item, Sample, Source, find_source
+from resprune.data.sources import LAYOUTS, CheckedLabels, Item, Sample, Source, find_source
+from resprune.data.splits import VALIDATION_FIRST
 from resprune.errors import DataError, UsageError
 from resprune.records import DataSummary, Preprocessing
 
@@ -117,7 +119,8 @@ def open_data(
 
     Args:
         spec: Folder with one folder a class (below ``train/``, ``validation/``, ``test/`` or not), flat
-            folder of images, file or folder of Parquet in the Hugging Face image layout, or ``demo``.
+            folder of images, file or folder of Parquet in the Hugging Face image layout, or ``demo``. A string,
+            not a path, that begins with ``torch/``, ``hfds/`` or ``wds/``: see `resprune.data.readers`.
         preprocessing: Of the network.
         classes: Number of the network's logits.
         split: Name of the split; by default the first of ``order`` that is there.
@@ -152,7 +155,10 @@ def open_source(
     """
     root = DEMO_FOLDER / "validation.parquet" if str(spec) == DEMO else Path(spec)
     try:
-        name, source = find_source(root, str(spec), split, order, strict=strict)
+        if isinstance(spec, str) and spec.startswith(readers.PREFIXES):
+            name, source = readers.find(spec, split, order, strict=strict)
+        else:
+            name, source = find_source(root, str(spec), split, order, strict=strict)
     except OSError as error:
         raise DataError(
             f"cannot be read ({error.strerror})", where=spec, hint="check its permissions"
@@ -254,8 +260,7 @@ def pixels_of(item: Item, prepare: Callable[[Image.Image], Image.Image]) -> np.n
         DataError: where it cannot be decoded, or has more than 8 bits a channel.
     """
     try:
-        opened = Image.open(io.BytesIO(item.content) if isinstance(item.content, bytes) else item.content)
-        with opened as image:
+        with _opened(item.content) as image:
             if image.mode in ("I", "F") or image.mode.startswith("I;"):
                 raise DataError(  # Pillow would cut all values above 255 off
                     f"its pixels have more than 8 bits ({image.mode})",
@@ -269,6 +274,12 @@ def pixels_of(item: Item, prepare: Callable[[Image.Image], Image.Image]) -> np.n
             f"the image cannot be decoded ({reason})", where=item.where, hint="replace or remove it"
         ) from error
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _opened(content: bytes | Path | Image.Image) -> Image.Image:
+    if isinstance(content, Image.Image):
+        return content
+    return Image.open(io.BytesIO(content) if isinstance(content, bytes) else content)
 
 
 def _mode(recipe: Preprocessing) -> str:

@@ -23,11 +23,13 @@ def identify(files: Sequence[Path]) -> tuple[str, str]:
     the last folder that is common to all.
 
     Args:
-        files: At least one.
+        files: In the split's order; of none at all nothing is known, and both texts are empty.
 
     Raises:
         DataError: where one cannot be read.
     """
+    if not files:
+        return "", ""
     try:
         known = tuple(_known(file) for file in files)
         whole = sum(size for _, size, _ in known) <= MOST_BYTES

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from resprune.data.batches import decode, decode_or_count, decode_whole
-from resprune.data.sources import FileSource, Item, ParquetSource, Source, check_label, unreadable
+from resprune.data.sources import Direct, Item, ParquetSource, Source, check_label, unreadable
 from resprune.errors import DataError
 from resprune.records import Preprocessing
 
@@ -39,10 +39,10 @@ class RandomAccess(Protocol):
 
 
 @dataclass(frozen=True)
-class Files:
-    """Some of the images of a `FileSource`."""
+class Chosen:
+    """Some of the images of a source that is read image by image."""
 
-    source: FileSource
+    source: Direct
     chosen: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -152,9 +152,10 @@ def read_labels(source: Source, classes: int) -> np.ndarray:
                 check_label(label, classes, f"{path}, row {row}")
             labels += column
     else:
-        labels = [cast("int", label) for _, label in _files(source).files]
-        for path, label in _files(source).files:
-            check_label(label, classes, str(path))
+        direct = _direct(source)
+        labels = [cast("int", direct.label(index)) for index in range(len(direct))]
+        for index, label in enumerate(labels):
+            check_label(label, classes, direct.where(index))
     return np.array(labels, dtype=np.int64)
 
 
@@ -166,11 +167,11 @@ def random_access(source: Source, chosen: Sequence[int], labels: np.ndarray) -> 
     """
     if isinstance(source, ParquetSource):
         return Rows.read(source, chosen, labels)
-    return Files(_files(source), tuple(chosen))
+    return Chosen(_direct(source), tuple(chosen))
 
 
-def _files(source: Source) -> FileSource:
-    if not isinstance(source, FileSource):
+def _direct(source: Source) -> Direct:
+    if not isinstance(source, Direct):
         raise TypeError(f"no random access to {type(source).__name__}")
     return source
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,27 +12,21 @@ from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
-from resprune.errors import DataError, UsageError
+from resprune.data.splits import VALIDATION_FIRST, canonical, choose_split
+from resprune.errors import DataError
 
-VALIDATION_FIRST = ("validation", "test", "train")
-"""Order in which a split is looked for where the user names none, for analysis."""
-TEST_FIRST = ("test", "validation", "train")
-"""The same for the last line of a report."""
-CHOICE_FIRST = ("validation", "train", "test")
-"""The same for choices, which the test images must not make."""
-
-_ALIASES = {"val": "validation", "valid": "validation", "dev": "validation"}
 LAYOUTS = "give a folder of class folders, a folder of images, or Parquet files"
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
 
 
 @dataclass(frozen=True)
 class Item:
-    """One undecoded image: where it is, how to open it, and its class index, if it has one."""
+    """One image, undecoded where it is stored encoded: where it is, how to open it, its class index if any."""
 
     where: str
-    content: bytes | Path
+    content: bytes | Path | Image.Image
     label: int | None
 
 
@@ -135,8 +130,39 @@ def unreadable(path: Path, error: Exception) -> DataError:
     return DataError(f"no readable Parquet file ({reason})", where=path, hint="download or write it again")
 
 
+class Direct(ABC):
+    """A source whose images can be read in any order, and whose labels without the images."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def labelled(self) -> bool: ...
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that hold the images; none where another library keeps them in a form of its own."""
+        return ()
+
+    @abstractmethod
+    def where(self, index: int) -> str: ...
+
+    @abstractmethod
+    def content(self, index: int) -> bytes | Path | Image.Image: ...
+
+    @abstractmethod
+    def label(self, index: int) -> int | None: ...
+
+    def __getitem__(self, index: int) -> Item:
+        return Item(self.where(index), self.content(index), self.label(index))
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[index] for index in range(len(self)))
+
+
 @dataclass(frozen=True)
-class FileSource:
+class FileSource(Direct):
     """Image files with their class indices."""
 
     files: tuple[tuple[Path, int | None], ...]
@@ -155,12 +181,14 @@ class FileSource:
     def __len__(self) -> int:
         return len(self.files)
 
-    def __iter__(self) -> Iterator[Item]:
-        return (self[index] for index in range(len(self)))
+    def where(self, index: int) -> str:
+        return str(self.files[index][0])
 
-    def __getitem__(self, index: int) -> Item:
-        path, label = self.files[index]
-        return Item(str(path), path, label)
+    def content(self, index: int) -> Path:
+        return self.files[index][0]
+
+    def label(self, index: int) -> int | None:
+        return self.files[index][1]
 
 
 @dataclass(frozen=True)
@@ -198,6 +226,10 @@ class Sample(_View):
         return len(self.chosen)
 
     def __iter__(self) -> Iterator[Item]:
+        if isinstance(self.source, Direct):  # the other images need not be read
+            for index in sorted(self.chosen):
+                yield self.source[index]
+            return
         for index, item in enumerate(self.source):
             if index in self.chosen:
                 yield item
@@ -237,27 +269,8 @@ def find_source(
     if not root.exists():
         raise DataError("no such file or folder", where=spec, hint=LAYOUTS)
     splits = _splits(root)
-    if not splits:
-        if split is not None:
-            raise UsageError(
-                f"there is no split {split!r}, the data is not divided", where=spec, hint="leave --split out"
-            )
-        return None, _open_plain(root, spec)
-    # Shards named part-0, part-1, ... are one part of nothing.
-    undivided = len(splits) == 1 and not set(splits) & set(VALIDATION_FIRST)
-    if strict and split is None and not undivided and not set(splits) & set(order):
-        raise UsageError(
-            f"there is no split {' or '.join(order)}, only {', '.join(sorted(splits))}",
-            where=spec,
-            hint="give data that has it, or name the split that is meant with --split",
-        )
-    wanted = None if split is None else _ALIASES.get(split, split)
-    name = wanted if split is not None else next((s for s in order if s in splits), next(iter(splits)))
-    if name not in splits:
-        raise UsageError(
-            f"there is no split {split!r}", where=spec, hint=f"choose from {', '.join(sorted(splits))}"
-        )
-    return name, _open_plain(splits[name], spec)
+    name = choose_split(list(splits), spec, split, order, strict=strict)
+    return name, _open_plain(root if name is None else splits[name], spec)
 
 
 def _splits(root: Path) -> dict[str, Path | tuple[Path, ...]]:
@@ -265,16 +278,16 @@ def _splits(root: Path) -> dict[str, Path | tuple[Path, ...]]:
     if root.is_file():
         match = re.match(r"[A-Za-z]+", root.name)
         known = match is not None and root.suffix == ".parquet"
-        name = _ALIASES.get(match[0], match[0]) if known and match is not None else ""
+        name = canonical(match[0]) if known and match is not None else ""
         return {name: (root,)} if name in VALIDATION_FIRST else {}
     files: dict[str, list[Path]] = {}
     for path in sorted([*root.glob("*.parquet"), *root.glob("data/*.parquet")]):
         match = re.match(r"[A-Za-z]+", path.name)
         if match is not None:
-            files.setdefault(_ALIASES.get(match[0], match[0]), []).append(path)
+            files.setdefault(canonical(match[0]), []).append(path)
     if files:
         return {name: tuple(paths) for name, paths in files.items()}
-    folders = {_ALIASES.get(f.name, f.name): f for f in _folders(root)}
+    folders = {canonical(f.name): f for f in _folders(root)}
     # A class may be called "train": folders are splits only where all of them are.
     return dict(folders) if set(folders) <= set(VALIDATION_FIRST) else {}
 

@@ -7,10 +7,10 @@ from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
+from resprune.extras import from_extra
 from resprune.records import BlockRow, FrontierStudy, Study
 from resprune.report import plots, tradeoff, vector
 from resprune.report.drawing import Plot
-from resprune.report.extra import from_extra
 from resprune.report.palette import DARK, LIGHT
 from resprune.report.wording import images_of, number, percent, recipe_of, suggestion
 
@@ -39,7 +39,7 @@ def check_extra() -> None:
     Raises:
         UsageError: with the command that installs it.
     """
-    with from_extra():
+    with from_extra("report", "reports and plots need"):
         import jinja2
         import matplotlib as mpl
     assert jinja2.__name__

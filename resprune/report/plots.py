@@ -13,11 +13,11 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from resprune.extras import from_extra
 from resprune.records import Analysis, Band, FrontierStudy, Study
 from resprune.report import tradeoff
 from resprune.report.classes import heat_map
 from resprune.report.drawing import Plot, line, logarithmic
-from resprune.report.extra import from_extra
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -96,7 +96,7 @@ def draw(analyses: Analysis | Mapping[str, Analysis]) -> dict[str, Plot]:
     Raises:
         UsageError: where matplotlib is missing.
     """
-    with from_extra():
+    with from_extra("report", "reports and plots need"):
         import matplotlib as mpl
     assert mpl.__name__
     named = {"": analyses} if isinstance(analyses, Analysis) else analyses

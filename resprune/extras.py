@@ -1,0 +1,27 @@
+"""What is not installed unless asked for: the extras of resprune's installation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from resprune.errors import UsageError
+
+
+@contextmanager
+def from_extra(extra: str, what: str) -> Iterator[None]:
+    """Import something of an extra.
+
+    Args:
+        extra: Its name.
+        what: What needs it, as the beginning of a sentence: "plots need".
+
+    Raises:
+        UsageError: with the command that installs it, where it is missing.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise UsageError(
+            f"{what} {error.name}, which is not installed", hint=f"pip install 'resprune[{extra}]'"
+        ) from error
