@@ -22,6 +22,7 @@ def from_extra(extra: str, what: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
+        package = str(error.name).partition(".")[0]
         raise UsageError(
-            f"{what} {error.name}, which is not installed", hint=f"pip install 'resprune[{extra}]'"
+            f"{what} {package}, which is not installed", hint=f"pip install 'resprune[{extra}]'"
         ) from error

@@ -18,7 +18,8 @@ Data = Annotated[
     typer.Option(
         metavar="SPEC",
         help="Images: a folder of class folders (with or without train/, val/, test/), a flat folder,"
-        " Parquet in the Hugging Face layout, torch/NAME:FOLDER, hfds/NAME or wds/FOLDER. The demo has its own.",
+        " Parquet in the Hugging Face layout, torch/NAME:FOLDER, hfds/NAME, or wds/FOLDER."
+        " The demo brings its own.",
         show_default=False,
     ),
 ]
