@@ -179,7 +179,8 @@ def test_every_option_that_a_document_names_exists(document: str) -> None:
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     options = {name: options_of(command) for name, command in group.commands.items()}
-    others = {"--help", "--version", "--rm", "--build-arg", "--gpus", "--user"}  # the last four of docker
+    others = {"--help", "--version"}
+    others |= {"--rm", "--build-arg", "--gpus", "--user", "--read-only", "--tmpfs", "--network", "--cap-drop"}
     others |= {"--nproc-per-node", "--index-url"}  # of torchrun and pip
     known = others.union(*options.values())
     lines = documents.read(document).splitlines()

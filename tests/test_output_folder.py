@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from torch import Tensor
 from resprune import pipeline
 from resprune.errors import CheckpointError, OutputError
 from resprune.exporting import folder as output
+from resprune.exporting.placing import unwritable
 
 # Written
 
@@ -103,6 +105,54 @@ def test_a_stopped_prune_leaves_all_as_it_was(
     assert isinstance(result.exception, SystemExit)
     assert message in result.stderr
     assert {folder: contents(folder) for folder in out.parent.iterdir()} == before
+
+
+def test_an_empty_folder_is_no_output_yet(cifar_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    assert run(*prune_to(cifar_file, out)).exit_code == 0
+    assert pipeline.load(out).depth == 3
+
+
+def test_a_folder_that_stays_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "stays", Path.is_dir)
+    out = tmp_path / "out"
+    (out / "tracks").mkdir(parents=True)
+    (out / "config.json").write_text('{"resprune": {}}')
+    (out / "exits.safetensors").touch()
+    before, same = contents_of_all(out), out.stat().st_ino
+    with pytest.raises(KeyboardInterrupt), output.whole_or_nothing(out, force=True):
+        raise KeyboardInterrupt
+    assert contents_of_all(out) == before
+    with pytest.raises(OutputError, match="exists already"), output.whole_or_nothing(out, force=False):
+        pytest.fail("there is something in it")
+    order: list[str] = []
+    move = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda file, to: (order.append(to.name), move(file, to)))
+    with output.whole_or_nothing(out, force=True) as draft:
+        assert draft.parent == out
+        for name in ("README.md", "config.json", "model.safetensors"):
+            (draft / name).write_text(name)
+    assert order[-1] == "config.json"
+    assert contents_of_all(out) == {name: name.encode() for name in order}
+    assert out.stat().st_ino == same
+
+
+def contents_of_all(folder: Path) -> dict[str, bytes | None]:
+    return {entry.name: entry.read_bytes() if entry.is_file() else None for entry in folder.iterdir()}
+
+
+def test_a_closed_folder_is_told_before_anything_is_computed(
+    cifar_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(place: Path, mode: int) -> bool:
+        return Path(place) != tmp_path
+
+    monkeypatch.setattr("os.access", closed)  # for root nothing is closed
+    result = run(*prune_to(cifar_file, tmp_path / "models" / "out"))
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "models/out: cannot be written (Permission denied)" in result.stderr
+    assert "; it is a mount: name a folder in it" in str(unwritable(tmp_path, OSError(errno.EBUSY, "busy")))
 
 
 # Read

@@ -91,7 +91,7 @@ def write_saved(root: Path) -> str:
         )
         for split in COUNT
     }
-    datasets.DatasetDict(parts).save_to_disk(str(root))
+    datasets.DatasetDict(list(parts.items())).save_to_disk(str(root))
     return f"hfds/{root}"
 
 
@@ -151,11 +151,12 @@ def all_of(
 
 
 def test_the_same_images_come_in_the_same_order(written: Written) -> None:
-    for options in (
+    readings: list[dict[str, Any]] = [
         {"split": "train"},
         {"order": ("validation", "test")},
         {"split": "train", "samples": 7, "seed": 3},
-    ):
+    ]
+    for options in readings:
         (expected, classes), (images, got) = all_of(written.plain, **options), all_of(written.spec, **options)
         assert torch.equal(images, expected)
         assert got.tolist() == classes.tolist()

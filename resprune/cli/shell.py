@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -46,6 +47,11 @@ def command(
             raise
         messages.complain(str(error), error.exit_status)
         raise typer.Exit(error.exit_status) from error
+    except OSError as error:
+        if debug or _has_scratch():
+            raise
+        messages.complain("no temporary folder can be written; set TMPDIR to one, or mount one at /tmp", 3)
+        raise typer.Exit(3) from error
     except (RuntimeError, MemoryError) as error:
         told = "" if isinstance(error, typer.Exit) else _told(error)
         if debug or not told:
@@ -58,6 +64,14 @@ def command(
     except stopping.Terminated:
         messages.complain(f"terminated, {interrupted}", 128 + signal.SIGTERM)
         raise
+
+
+def _has_scratch() -> bool:
+    """Whether there is a temporary folder, without which torch and matplotlib cannot even be imported."""
+    try:
+        return bool(tempfile.gettempdir())
+    except OSError:
+        return False
 
 
 def _told(error: RuntimeError | MemoryError) -> str:

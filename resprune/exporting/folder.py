@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from resprune.chain import ResidualChain
 from resprune.checkpoint import CONFIG_FILE, EXITS_FILE, WEIGHTS_FILE
 from resprune.configs import PROCESSOR_FILE
 from resprune.errors import OutputError
+from resprune.exporting.placing import clear, drafted, fill, refuse, stays, unwritable
 from resprune.formats import sha256
 
 REPORT_FILE = "report.json"
@@ -42,37 +43,10 @@ def refuse_existing(folder: Path, force: bool) -> None:
     """Check, before anything is computed, that a folder may be written.
 
     Raises:
-        OutputError: where it exists and ``force`` is off, or it is no folder that resprune wrote.
+        OutputError: where it exists, is not empty and ``force`` is off, or it is no folder that resprune wrote,
+            or nothing can be written there.
     """
     refuse(folder, force, _is_ours, "folder")
-
-
-def refuse(path: Path, force: bool, is_ours: Callable[[Path], bool], kind: str) -> None:
-    """Refuse what exists, unless it is resprune's own and to be replaced.
-
-    Args:
-        path: Where something is to be written.
-        force: Replace what is there.
-        is_ours: Tells whether resprune wrote it.
-        kind: What that would be, in words.
-
-    Raises:
-        OutputError: says why.
-    """
-    try:
-        if not path.exists() and not path.is_symlink():
-            return
-        ours = is_ours(path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    if not ours:
-        raise OutputError(
-            f"exists and is no {kind} of resprune's, so it is not replaced",
-            where=path,
-            hint="choose another --out",
-        )
-    if not force:
-        raise OutputError("exists already", where=path, hint="add --force to replace it")
 
 
 def _is_ours(folder: Path) -> bool:
@@ -95,11 +69,19 @@ def _is_ours(folder: Path) -> bool:
 def whole_or_nothing(folder: Path, force: bool) -> Iterator[Path]:
     """Yield a hidden folder beside the target that takes its place when the block ends without an error.
 
+    A target that `stays` has it inside, and is filled file by file.
+
     Raises:
         OutputError: where the target exists, or nothing can be written there.
     """
     refuse_existing(folder, force)
     target = folder.absolute()
+    if stays(target):
+        with drafted(folder, target) as draft:
+            yield draft
+            clear(target, but=draft)
+            fill(target, draft)
+        return
     old = target.with_name(f".resprune-{os.getpid()}.old")
     try:
         with drafted(folder) as draft:
@@ -112,27 +94,6 @@ def whole_or_nothing(folder: Path, force: bool) -> Iterator[Path]:
             old.rename(target)
         elif old.exists():
             shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def drafted(path: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside a path, and remove it in the end if it is still there.
-
-    Raises:
-        OutputError: in the place of whatever the system refuses meanwhile.
-    """
-    draft = path.absolute().with_name(f".resprune-{os.getpid()}.draft")
-    try:
-        draft.mkdir(parents=True)
-        yield draft
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot be written ({error.strerror or error})", where=path)
 
 
 def write_network(
@@ -200,7 +161,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         draft.write_bytes(content)
         draft.replace(path)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         with suppress(OSError):
             draft.unlink()

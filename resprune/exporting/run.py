@@ -21,6 +21,7 @@ from resprune.chain import ResidualChain
 from resprune.checkpoint import CONFIG_FILE, EXITS_FILE, WEIGHTS_FILE
 from resprune.errors import CheckpointError, OutputError, UsageError
 from resprune.exporting import folder as output
+from resprune.exporting import placing
 from resprune.exporting.folder import CARD_FILE, METRICS_FILE, REPORT_FILE, STATE_FILE
 
 _GO_ON = "make room there; what was written before is whole, and --resume goes on from it"
@@ -53,9 +54,8 @@ class RunFolder:
         if not resume or self.path.exists():
             output.refuse_existing(self.path, force)
         try:
-            if self.path.is_dir():
-                shutil.rmtree(self.path)
-            self.path.mkdir(parents=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            placing.clear(self.path)
         except OSError as error:
             raise _unwritable(self.path, error, hint="choose another --out") from error
         return None
@@ -142,10 +142,8 @@ class RunFolder:
             (draft / CARD_FILE).write_text(card, encoding="utf-8")
             check(draft)
             output.write_report(draft, report)
-            files = sorted(draft.iterdir(), key=lambda file: file.name == CONFIG_FILE)
             (self.path / CONFIG_FILE).unlink(missing_ok=True)
-            for file in files:
-                file.replace(self.path / file.name)
+            placing.fill(self.path, draft)
         except OSError as error:
             raise _unwritable(self.path, error) from error
         finally:

@@ -1,0 +1,114 @@
+"""How outputs take their place: nothing of the user's is replaced, and a draft stands in until all is well."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from resprune.checkpoint import CONFIG_FILE
+from resprune.errors import OutputError
+
+
+def refuse(path: Path, force: bool, is_ours: Callable[[Path], bool], kind: str) -> None:
+    """Refuse what exists, unless it is resprune's own and to be replaced.
+
+    Args:
+        path: Where something is to be written.
+        force: Replace what is there.
+        is_ours: Tells whether resprune wrote it.
+        kind: What that would be, in words.
+
+    Raises:
+        OutputError: says why.
+    """
+    try:
+        _check_access(path)
+        if not path.exists() and not path.is_symlink():
+            return
+        ours = is_ours(path)
+        empty = path.is_dir() and not any(path.iterdir())
+    except OSError as error:
+        raise unwritable(path, error) from error
+    if not ours:
+        raise OutputError(
+            f"exists and is no {kind} of resprune's, so it is not replaced",
+            where=path,
+            hint="choose another --out",
+        )
+    if not force and not empty:
+        raise OutputError("exists already", where=path, hint="add --force to replace it")
+
+
+def _check_access(path: Path) -> None:
+    """Find out now, and not after an hour of work, that nothing may be written where a path will be.
+
+    Raises:
+        OSError: as the system would.
+    """
+    target = path.absolute()
+    place = target if stays(target) else next(parent for parent in target.parents if parent.exists())
+    if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
+        closed = errno.EROFS if os.statvfs(place).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(closed, os.strerror(closed))
+
+
+def stays(folder: Path) -> bool:
+    """Whether a folder can be filled but not replaced: a mount, or below a folder where nothing may be written.
+
+    So it is in a container that may write to nothing but ``--out``.
+    """
+    target = folder.absolute()
+    return target.is_dir() and (os.path.ismount(target) or not os.access(target.parent, os.W_OK | os.X_OK))
+
+
+@contextmanager
+def drafted(path: Path, within: Path | None = None) -> Iterator[Path]:
+    """Yield a hidden folder beside a path, and remove it in the end if it is still there.
+
+    Args:
+        path: What is to be written.
+        within: The hidden folder's place, if it is another.
+
+    Raises:
+        OutputError: in the place of whatever the system refuses meanwhile.
+    """
+    draft = (within or path.absolute().parent) / f".resprune-{os.getpid()}.draft"
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def clear(folder: Path, but: Path | None = None) -> None:
+    """Empty a folder. The config goes first: without it the folder is no checkpoint.
+
+    Args:
+        folder: The folder itself stays.
+        but: What stays in it.
+    """
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name != CONFIG_FILE):
+        if entry == but:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def fill(folder: Path, draft: Path) -> None:
+    """Move a draft's files into a folder. The config comes last; see `clear`."""
+    for file in sorted(draft.iterdir(), key=lambda file: file.name == CONFIG_FILE):
+        file.replace(folder / file.name)
+
+
+def unwritable(path: Path, error: OSError) -> OutputError:
+    """Return what tells the user of an error of the system's."""
+    hint = "it is a mount: name a folder in it" if error.errno == errno.EBUSY else None
+    return OutputError(f"cannot be written ({error.strerror or error})", where=path, hint=hint)
