@@ -150,16 +150,13 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     if path.is_dir():
         raise OutputError("is a folder, not a file", where=path, hint="give a file name")
-    if path.exists() and not path.is_file():
-        try:
-            path.write_bytes(content)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        return
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
-        draft.write_bytes(content)
-        draft.replace(path)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+        else:
+            draft.write_bytes(content)
+            draft.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
