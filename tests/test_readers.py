@@ -78,20 +78,14 @@ def write_folders(root: Path) -> str:
 
 
 def write_saved(root: Path) -> str:
-    features = datasets.Features(
-        {"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=list(NAMES))}
-    )
-    parts = {
-        split: datasets.Dataset.from_dict(
-            {
-                "img": [{"bytes": png(image), "path": None} for image in pixels(split)],
-                "fine_label": labels(split),
-            },
-            features=features,
-        )
-        for split in COUNT
-    }
-    datasets.DatasetDict(list(parts.items())).save_to_disk(str(root))
+    classes = datasets.ClassLabel(names=list(NAMES))
+    features = datasets.Features({"img": datasets.Image(), "fine_label": classes})
+    parts: Any = {}
+    for split in COUNT:
+        images = [{"bytes": png(image), "path": None} for image in pixels(split)]
+        columns = {"img": images, "fine_label": labels(split)}
+        parts[split] = datasets.Dataset.from_dict(columns, features=features)
+    datasets.DatasetDict(parts).save_to_disk(str(root))
     return f"hfds/{root}"
 
 
@@ -151,12 +145,9 @@ def all_of(
 
 
 def test_the_same_images_come_in_the_same_order(written: Written) -> None:
-    readings: list[dict[str, Any]] = [
-        {"split": "train"},
-        {"order": ("validation", "test")},
-        {"split": "train", "samples": 7, "seed": 3},
-    ]
-    for options in readings:
+    train: dict[str, Any] = {"split": "train"}
+    test: dict[str, Any] = {"order": ("validation", "test")}
+    for options in (train, {**train, "samples": 7, "seed": 3}, test):
         (expected, classes), (images, got) = all_of(written.plain, **options), all_of(written.spec, **options)
         assert torch.equal(images, expected)
         assert got.tolist() == classes.tolist()
