@@ -140,12 +140,7 @@ def test_analyze_prints_a_table_of_80_columns_and_writes_csv(
 
 @pytest.mark.parametrize(
     "words",
-    [
-        ["analyze", "--csv"],
-        ["analyze", "--classwise-csv"],
-        ["analyze", "--parquet"],
-        ["prune", "--frontier", "--csv"],
-    ],
+    ["analyze --csv", "analyze --classwise-csv", "analyze --parquet", "prune --frontier --csv"],
 )
 def test_a_file_that_cannot_be_written_is_refused_before_anything_is_read(words: str, tmp_path: Path) -> None:
     command, *options = words.split()
