@@ -24,7 +24,8 @@ RUN pip install --no-cache-dir --index-url "${TORCH_INDEX}" "torch>=2.10" "torch
 ARG EXTRAS=onnx,report
 COPY pyproject.toml README.md LICENSE /src/
 COPY resprune /src/resprune
-RUN pip install --no-cache-dir "/src[${EXTRAS}]" && rm -rf /src
+# The last command is a trial: builds of torch and torchvision that do not fit end here, and not at the user's.
+RUN pip install --no-cache-dir "/src[${EXTRAS}]" && rm -rf /src && resprune inspect demo --check
 
 # Not root; with --user any other, whose home would not be there to write caches to.
 RUN useradd --create-home resprune
