@@ -68,7 +68,7 @@ def test_an_output_with_an_impossible_name_is_refused(cifar_file: Path, tmp_path
 
 def test_a_csv_file_below_a_file_is_refused(cifar_file: Path, image_folder: Callable[..., Path]) -> None:
     line = refusal(3, "analyze", cifar_file, "--data", image_folder(), "--csv", cifar_file / "a.csv")
-    assert f"{cifar_file / 'a.csv'}: cannot be written (Not a directory)" in line
+    assert f"{cifar_file / 'a.csv'}: cannot be written ({cifar_file.name} is a file)" in line
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -191,12 +192,20 @@ def test_divergence_follows_its_formula() -> None:
     assert divergence(chain, chain, [(images, None)]) == 0
 
 
+@dataclass(frozen=True, eq=False)
 class Images:
     """Stands for `Batches` of random images."""
 
-    def __init__(self, images: Tensor, size: int) -> None:
-        self.source, self.batch_size, self.images = range(len(images)), size, images
-        self.summary = DataSummary("images", "train", len(images))
+    images: Tensor
+    batch_size: int
+
+    @property
+    def source(self) -> range:
+        return range(len(self.images))
+
+    @property
+    def summary(self) -> DataSummary:
+        return DataSummary("images", "train", len(self.images))
 
     def divide(self, first: int, seed: int) -> tuple[Images, Images]:
         return Images(self.images[:first], first), Images(self.images[first:], self.batch_size)

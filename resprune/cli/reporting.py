@@ -55,8 +55,12 @@ def check_files(*paths: Path | None) -> None:
         OutputError: names the first.
     """
     for path in paths:
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            reason = "is a folder" if path.is_dir() else "its folder does not exist"
+        if path is None:
+            continue
+        folder = path.absolute().parent
+        if path.is_dir() or not folder.is_dir():
+            missing = f"{folder.name} is a file" if folder.exists() else "its folder does not exist"
+            reason = "is a folder" if path.is_dir() else missing
             raise OutputError(f"cannot be written ({reason})", where=path, hint="give a file in a folder")
 
 
