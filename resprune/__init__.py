@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from resprune.exporting.formats import export as export
     from resprune.finetuning import Finetuned as Finetuned
     from resprune.finetuning import finetune as finetune
+    from resprune.finetuning import heal as heal
     from resprune.pipeline import Pruned as Pruned
     from resprune.pipeline import analyze as analyze
     from resprune.pipeline import choose_for as choose_for
@@ -57,6 +58,7 @@ _WHERE = {
     "export": "resprune.exporting.formats",
     "finetune": "resprune.finetuning",
     "frontier": "resprune.exploring",
+    "heal": "resprune.finetuning",
     "load": "resprune.pipeline",
     "prune": "resprune.pipeline",
     "save": "resprune.pipeline",
@@ -86,6 +88,7 @@ __all__ = [
     "export",
     "finetune",
     "frontier",
+    "heal",
     "load",
     "prune",
     "save",

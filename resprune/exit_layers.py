@@ -30,7 +30,7 @@ class ExitNorm:
         norm: The native layer; its statistics are not touched.
         rows: Statistics (exits, channels), updated in place in training mode; weight and bias likewise where
             heads are separate.
-        stride: Every so manieth pixel is wanted of what is normalised over all of them.
+        stride: Of the pixels that are wanted; the statistics are those of all.
         rectified: Whether a ReLU follows, which is then done here.
         kept: Whether the layer after that keeps its input for the backward pass anyway.
     """

@@ -62,7 +62,7 @@ class _Way:
 
     Attributes:
         first, last: Exits.
-        stride: Every so manieth pixel is looked at.
+        stride: Of the pixels that are looked at, in both directions.
         alone: Layers without tensors that leave little of a state: passed before it waits for others.
         together: Layers that the waiting states pass as one batch.
     """

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from resprune.exporting.run import RunFolder
 from resprune.families import FAMILIES
 from resprune.fresh import FROM_SCRATCH
 from resprune.pipeline import Progress, silent
-from resprune.records import RECIPES, EpochRow, FinetuneOutcome, ReadBack, Recipe
+from resprune.records import RECIPES, EpochRow, FinetuneOutcome, Preprocessing, ReadBack, Recipe
 from resprune.report import card
 from resprune.report.results import outputs, parts, runs
 
@@ -67,7 +68,8 @@ def finetune(
 
     Args:
         chain: Where it starts; left as it is.
-        data: Labelled training images; a part of them is held out for choosing the epoch.
+        data: Training images, labelled unless the teacher alone says what is right; a part of them is held
+            out for choosing the epoch.
         out: Folder for the best network, the figures of every epoch and the state to go on from.
         recipe: All choices.
         teacher: Whose output the final output is to stay close to: the chain as it is, another, or none. A
@@ -95,7 +97,8 @@ def finetune(
         raise UsageError("a run that is resumed or tracked needs a folder", hint="name it with --out")
     if teacher == "original":
         teacher = None if chain.origin.format == FROM_SCRATCH else chain
-    _check_teacher(chain, teacher)
+    if teacher is not None:
+        _check_teacher(chain, teacher, recipe)
     tracks = None if out is None else Path(out) / output.TRACKS_FOLDER
     engine = training.engine(device, trackers, tracks)
     images = open_training(
@@ -106,6 +109,7 @@ def finetune(
         augment=recipe.augment,
         auto_augment=recipe.auto_augment,
         seed=recipe.seed,
+        needs_labels=recipe.needs_labels or teacher is None,
         **options,
     )
     plan = training.Plan.of(recipe, len(images.images), engine.num_processes)
@@ -133,6 +137,33 @@ def finetune(
         engine.end_training()
     outcome = journal.outcome(trained.rows, trained.chain)
     return Finetuned(trained.chain, outcome, journal.close(trained.chain, outcome))
+
+
+def heal(
+    pruned: ResidualChain,
+    original: ResidualChain,
+    data: str | Path | None = None,
+    *,
+    recipe: Recipe = RECIPES["heal"],
+    **options: Any,
+) -> Finetuned:
+    """Train a copy of a pruned network to do what the original does; labels are not needed.
+
+    `resprune.pipeline.prune` heals too, and keeps the result where it helps; this is for networks that are
+    pruned already.
+
+    Args:
+        pruned: Left as it is.
+        original: The teacher, of its outputs and of its states at the ends of stages.
+        data: See `finetune`.
+        recipe: All choices.
+        options: Of `finetune`: out, resume, device, progress, split, samples, ...
+
+    Raises:
+        UsageError: where the two networks have other classes, preprocessing or stages.
+        Others: see `finetune`.
+    """
+    return finetune(pruned, data, recipe=recipe, teacher=original, **options)
 
 
 @dataclass(frozen=True)
@@ -228,9 +259,7 @@ class _Journal:
             self.run.write_network(best, outputs.provenance(outcome), text, report, check)
 
 
-def _check_teacher(chain: ResidualChain, teacher: ResidualChain | None) -> None:
-    if teacher is None:
-        return
+def _check_teacher(chain: ResidualChain, teacher: ResidualChain, recipe: Recipe) -> None:
     mine, theirs = chain.preprocessing, teacher.preprocessing
     if teacher.classes != chain.classes or (theirs.mean, theirs.std) != (mine.mean, mine.std):
         raise UsageError(
@@ -239,6 +268,20 @@ def _check_teacher(chain: ResidualChain, teacher: ResidualChain | None) -> None:
             where=teacher.origin.path,
             hint="choose a teacher of the same data and preprocessing, or none",
         )
+    if recipe.feature_weight and teacher is not chain:
+        own, given = (_ends_of_stages(one, mine) for one in (chain, teacher))
+        if own != given:
+            raise UsageError(
+                f"the teacher's stages end in states of {given}, the network's in {own}",
+                where=teacher.origin.path,
+                hint="choose the network that this one was pruned from, or set the weight of the states to 0",
+            )
+
+
+def _ends_of_stages(chain: ResidualChain, recipe: Preprocessing) -> str:
+    """Return the shapes c x h x w of the states at the ends of stages, in words."""
+    images = torch.empty(1, recipe.channels, recipe.height, recipe.width, device="meta")
+    return ", ".join("x".join(map(str, state.shape[1:])) for state in chain.outline.with_features(images)[1])
 
 
 def _identity(

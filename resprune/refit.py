@@ -16,7 +16,7 @@ from resprune.families.layers import leaves
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 """Relative to the mean variance of the inputs; one is chosen on images that the fit does not see."""
 HELD = 5
-"""Every so manieth image chooses the ridge."""
+"""One image in so many chooses the ridge."""
 ROWS = 64
 """Pixels that a fit looks at, for each of its unknowns: more change nothing."""
 

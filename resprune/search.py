@@ -20,7 +20,7 @@ from resprune.refit import Fit, Line, Moments, at, some_pixels, windows
 from resprune.surgery import remove_blocks
 
 ESTIMATED = 4
-"""After the first step gates look at every so manieth image, at others in every step."""
+"""After the first step gates look at one image in so many, at others in every step."""
 BACKWARD = 2.0
 """What a backward pass costs, in forward passes."""
 
@@ -153,7 +153,7 @@ class Search:
         return dict(zip(left, added, strict=True))
 
     def _share_of_images(self, every: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield every so manieth image with its original logits, others in the next step."""
+        """Yield one image in `every` with its original logits, others in the next step."""
         first = self.estimates % every
         for batch, original in zip(self.images, self._original[0], strict=True):
             if len(batch) > first:

@@ -17,17 +17,20 @@ import torch
 import typer
 from commands import refusal, run
 from conftest import ARCHITECTURES, make_chain, make_images
-from training import RECIPE, TINY, coloured, same_tensors, tiny_chain
+from training import CLASSES, RECIPE, TINY, coloured, same_tensors, tiny_chain
 
 import resprune
 from resprune import finetuning
 from resprune.cli.app import app
-from resprune.errors import OutputError, TrainingError, UsageError, VerificationError
+from resprune.divergence import kl
+from resprune.errors import DataError, OutputError, TrainingError, UsageError, VerificationError
 from resprune.exits import SkipChainExits
 from resprune.exporting import folder as output
 from resprune.exporting import verifying
+from resprune.families import preact
 from resprune.finetuning import finetune
-from resprune.records import Preprocessing, Recipe
+from resprune.records import RECIPES, Preprocessing, Recipe
+from resprune.surgery import remove_blocks
 
 SHORT = replace(RECIPE, gamma=0.1)
 FLAGS = ("--epochs", 2, "--batch-size", 16, "--rate", 0.05, "--hold-out", 0.25, "--warm-up", 0, "--gamma", 0.1)
@@ -45,6 +48,32 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     output.write_network(tiny_chain(), folder)
     return folder
+
+
+def test_heal_needs_the_original_and_no_labels(images: Path, tmp_path: Path) -> None:
+    original = tiny_chain()
+    pruned = remove_blocks(original, resprune.select(remove=(1,), blocks=original.depth))
+    flat = images / "train" / "class0"
+    recipe = replace(RECIPES["heal"], batch_size=8, steps=40, hold_out=0.25, rate=0.005)
+    seen = make_images(original, 32)
+    healed = resprune.heal(pruned, original, flat, recipe=recipe, out=tmp_path / "healed", device="cpu")
+    with torch.inference_mode():
+        wanted = original(seen)
+        before, after = (float(kl(wanted, own(seen))) for own in (pruned, healed.chain))
+    assert after < before
+    assert healed.chain.architecture == pruned.architecture
+    assert same_tensors(resprune.load(tmp_path / "healed", device="cpu"), healed.chain)
+    assert healed.outcome.rows[-1].train_loss is None
+    with pytest.raises(DataError, match="no labels to train with"):
+        finetune(pruned, flat, recipe=recipe, teacher=None, device="cpu")
+
+
+def test_a_teacher_of_states_must_have_the_same_stages(images: Path) -> None:
+    wide = tiny_chain(architecture=preact.architecture("wide", [2, 2], [4, 12], in_channels=3, classes=CLASSES))
+    with pytest.raises(
+        UsageError, match="stages end in states of 4x16x16, 12x8x8, the network's in 4x16x16, 8"
+    ):
+        resprune.heal(tiny_chain(), wide, images, device="cpu")
 
 
 @pytest.mark.parametrize("heads", ["shared", "separate"])

@@ -18,8 +18,9 @@ from resprune.chain import ResidualChain
 from resprune.errors import OutputError, VerificationError
 from resprune.exits import SkipChainExits
 from resprune.exporting import folder
-from resprune.exporting.folder import whole_or_nothing, write_text
+from resprune.exporting.folder import whole_or_nothing
 from resprune.exporting.verifying import Written, folder_readings, read_back
+from resprune.placing import write_text
 from resprune.records import Architecture
 from resprune.selection import select
 

@@ -16,10 +16,9 @@ from safetensors.torch import save_file
 from stored import half
 from torch import Tensor
 
-from resprune import pipeline
+from resprune import pipeline, placing
 from resprune.errors import CheckpointError, OutputError
 from resprune.exporting import folder as output
-from resprune.exporting.placing import unwritable
 
 # Written
 
@@ -107,15 +106,19 @@ def test_a_stopped_prune_leaves_all_as_it_was(
     assert {folder: contents(folder) for folder in out.parent.iterdir()} == before
 
 
-def test_an_empty_folder_is_no_output_yet(cifar_file: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_is_refused_but_where_it_has_to_be_there_before(
+    cifar_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     out.mkdir()
+    assert "out: exists already; add --force" in refusal(3, *prune_to(cifar_file, out))
+    monkeypatch.setattr(placing, "stays", Path.is_dir)  # a mount
     assert run(*prune_to(cifar_file, out)).exit_code == 0
     assert pipeline.load(out).depth == 3
 
 
 def test_a_folder_that_stays_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output, "stays", Path.is_dir)
+    monkeypatch.setattr(placing, "stays", Path.is_dir)
     out = tmp_path / "out"
     (out / "tracks").mkdir(parents=True)
     (out / "config.json").write_text('{"resprune": {}}')
@@ -152,7 +155,12 @@ def test_a_closed_folder_is_told_before_anything_is_computed(
     result = run(*prune_to(cifar_file, tmp_path / "models" / "out"))
     assert (result.exit_code, result.stdout) == (3, "")
     assert "models/out: cannot be written (Permission denied)" in result.stderr
-    assert "; it is a mount: name a folder in it" in str(unwritable(tmp_path, OSError(errno.EBUSY, "busy")))
+    for flag in ("--csv", "--report", "--plots"):
+        line = refusal(3, "analyze", cifar_file, "--data", tmp_path, flag, tmp_path / "file")
+        assert line == f"resprune: {tmp_path / 'file'}: cannot be written (Permission denied)"
+    assert "; it is a mount: name a folder in it" in str(
+        placing.unwritable(tmp_path, OSError(errno.EBUSY, "busy"))
+    )
 
 
 # Read
@@ -236,7 +244,7 @@ def test_damaged_exit_statistics_are_refused(folder: Path, case: str) -> None:
 def test_a_pipe_is_written_to_and_not_replaced() -> None:
     """As root, a file would have taken the place of /dev/null."""
     reader, writer = os.pipe()
-    output.write_text(Path(f"/dev/fd/{writer}"), "for the next program")
+    placing.write_text(Path(f"/dev/fd/{writer}"), "for the next program")
     os.close(writer)
     with os.fdopen(reader) as pipe:
         assert pipe.read() == "for the next program"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -267,12 +268,21 @@ def test_a_damaged_photograph_is_one_clear_error(image_folder: FolderWriter, wor
     place = image_folder(size=60)
     (place / "class3" / "1.png").write_bytes(b"junk")
     data = open_training(place, LARGE, 10, hold_out=0)
-    with pytest.raises(DataError) as caught:
-        list(batches_of(data.images, [[(0, 0)], [(7, 0)]], workers))
-    assert_helpful(caught.value, DataError, place)
-    assert str(caught.value).endswith(
-        "1.png: the image cannot be decoded (no known image format); replace or remove it"
-    )
+
+    def message() -> str:
+        with pytest.raises(DataError) as caught:
+            list(batches_of(data.images, [[(0, 0)], [(7, 0)]], workers))
+        assert_helpful(caught.value, DataError, place)
+        return str(caught.value)
+
+    reason = "1.png: the image cannot be decoded (no known image format)"
+    assert message().endswith(f"{reason}; replace or remove it")
+    for name in ("class0/1.png", "class9/1.png"):
+        (place / name).write_bytes(b"junk")
+    told = rf"{re.escape(reason)}, nor can 2 more of 20: \S+/class0/1.png, \S+/class9/1.png; replace or"
+    assert re.search(f"class3/{told}", message())
+    (place / "class0" / "0.png").write_bytes(b"junk")
+    refused(DataError, r"class0/0.png: .*, nor can 3 more of 20", place, preprocessing=LARGE, hold_out=0)
 
 
 # Refusals
@@ -328,15 +338,6 @@ def test_images_beyond_the_machines_memory_are_refused(
     refused(DataError, "GiB; use class folders", place)
     assert open_training(place, SMALL, 10, samples=2).summary.samples == 1
     refused(DataError, "GiB; use fewer images", folder)
-
-
-def test_a_container_has_less_memory_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, limit = random_access.machine_memory(), tmp_path / "memory.max"
-    monkeypatch.setattr(random_access, "CONTAINER_LIMITS", (limit, tmp_path / "none"))
-    limit.write_text("max\n")
-    assert random_access.machine_memory() >= whole
-    limit.write_text("1048576\n")
-    assert random_access.machine_memory() == 1 << 20
 
 
 def test_damaged_training_images_are_counted_and_named(image_folder: FolderWriter) -> None:

@@ -66,7 +66,8 @@ def inspect(
 
         chain = opened()(device="cpu", numbers=check)
         if as_json:
-            shell.print_json(networks.inspect(chain.summary, chain.preprocessing, chain.classes))
+            found = networks.inspect(chain.summary, chain.preprocessing, chain.classes)
+            shell.print_json(found | reporting.made(seed=0))
         else:
             shell.show(tables.inspect(chain.summary, chain.preprocessing))
 
@@ -116,7 +117,7 @@ def analyze(
         reporting.check_files(csv, classwise_csv, parquet)
         reporting.check_bounds(bounds=bounds, sub=sub, gamma=gamma, branch_decay=branch_decay)
         from resprune import bounding, pipeline
-        from resprune.exporting.folder import write_bytes, write_text
+        from resprune.placing import write_bytes, write_text
         from resprune.report import classes, tables
         from resprune.report.results import networks, parts
 
@@ -206,6 +207,20 @@ app.command()(bench)
 app.command()(check)
 app.command()(export)
 app.command()(finetune)
+
+
+@app.command()
+def env(as_json: options.Json = False, debug: options.Debug = False) -> None:
+    """Say what is installed and on what machine: for bug reports, and where something does not start."""
+    with shell.command(debug):
+        from resprune.machine import environment
+        from resprune.report import environment as told
+
+        found = environment()
+        if as_json:
+            shell.print_json(told.result(found))
+        else:
+            shell.show(told.table(found))
 
 
 @app.command()

@@ -166,7 +166,7 @@ def _print(outcome: CheckOutcome, form: str, made: dict[str, Any]) -> None:
 
 
 def _write(outcome: CheckOutcome, markdown: Path | None, metrics: Path | None) -> None:
-    from resprune.exporting.folder import write_text
+    from resprune.placing import write_text
     from resprune.report import checking as wording
     from resprune.report import gates
 

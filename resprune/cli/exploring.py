@@ -60,7 +60,7 @@ def check(files: Files, *, wanted: bool, others: Mapping[str, object]) -> None:
 def run(chain: ResidualChain, data: str | None, *, files: Files, as_json: bool, **options: Any) -> None:
     """Measure the frontier, print it, and write its files."""
     from resprune.exploring import frontier
-    from resprune.exporting.folder import write_text
+    from resprune.placing import write_text
     from resprune.report import frontiers, pruning
     from resprune.report.results import prunings
 

@@ -12,6 +12,7 @@ import typer
 
 from resprune.cli import config, options, shell
 from resprune.errors import OutputError, UsageError, printable
+from resprune.placing import check_access
 
 
 def report(
@@ -62,6 +63,8 @@ def check_files(*paths: Path | None) -> None:
             missing = f"{folder.name} is a file" if folder.exists() else "its folder does not exist"
             reason = "is a folder" if path.is_dir() else missing
             raise OutputError(f"cannot be written ({reason})", where=path, hint="give a file in a folder")
+        if path.is_file() or not path.exists():  # pipes and devices are written to as they are
+            check_access(path)
 
 
 def check_bounds(*, bounds: bool, sub: str | None, gamma: float | None, branch_decay: float | None) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -19,6 +18,7 @@ from torch import Tensor
 from resprune.data.batches import decode, decode_or_count, decode_whole
 from resprune.data.sources import Direct, Item, ParquetSource, Source, check_label, unreadable
 from resprune.errors import DataError
+from resprune.machine import machine_memory
 from resprune.records import Preprocessing
 
 OnImages = Callable[[int], None]
@@ -26,8 +26,7 @@ OnImages = Callable[[int], None]
 NO_LABEL = -100
 """Stands for the class of an image that has none; torch's cross-entropy leaves it out."""
 _ROWS = 256
-CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Where Linux says how much memory a container may use: version 2 of its control groups, and version 1."""
+_log = logging.getLogger("resprune")
 
 
 class RandomAccess(Protocol):
@@ -128,6 +127,17 @@ class Undecoded:
     def __getitem__(self, index: int) -> Tensor:
         item = self.images[index]
         return torch.tensor(decode_whole(item, self.recipe) if self.whole else decode(item, self.recipe))
+
+    def look_at_all(self, index: int) -> None:
+        """Look for more damaged images than one.
+
+        Raises:
+            DataError: that names the first, counts the others, and says what is wrong with it.
+        """
+        count = len(self.images)
+        _log.warning("%s cannot be used; looking at all %d images", self.images[index].where, count)
+        others = (self.images[other] for other in range(count) if other != index)
+        decode_or_count(self.images[index], others, self.recipe, count)
 
 
 def read_labels(source: Source, classes: int) -> np.ndarray:
@@ -231,12 +241,3 @@ def check_memory(size: int, where: object, hint: str) -> None:
             where=where,
             hint=hint,
         )
-
-
-def machine_memory() -> int:
-    """Return the machine's memory in bytes, or the part of it that a container may use."""
-    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in CONTAINER_LIMITS:
-        with suppress(OSError, ValueError):  # there is none, or it says "max"
-            sizes.append(int(path.read_text(encoding="ascii")))
-    return min(sizes)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -65,11 +65,25 @@ class TrainingImages(Dataset[tuple[Tensor, int]]):
         """Return the image of a key (index, epoch).
 
         Raises:
-            DataError: where it is damaged.
+            DataError: where it is damaged; see `refuse`.
         """
         number, epoch = index
         image = self.augment(self.pixels[number].permute(2, 0, 1), item_seed(self.seed, epoch, number))
         return image, int(self.labels[number])
+
+    def refuse(self, index: Key, error: DataError) -> NoReturn:
+        """Raise what is wrong with an image, and with how many others, which are all looked at.
+
+        Args:
+            index: Of the image, as `__getitem__` takes it.
+            error: That it raised.
+
+        Raises:
+            DataError: always.
+        """
+        if isinstance(self.pixels, Undecoded):
+            self.pixels.look_at_all(index[0])
+        raise error
 
 
 @dataclass(frozen=True)
@@ -160,7 +174,10 @@ def open_training(
     else:
         pixels = Undecoded(images, preprocessing, change.whole)
     dataset = TrainingImages(pixels, labels[trained], change, seed)
-    _ = dataset[0, 0]  # data that does not fit is refused before anything is computed
+    try:
+        _ = dataset[0, 0]  # data that does not fit is refused before anything is computed
+    except DataError as error:
+        dataset.refuse((0, 0), error)
     held_out, files = None, identify(source.paths)
     if held:
         kept = InOrder(random_access(source, held, labels), source.label_names, source.labelled, source.paths)
@@ -192,7 +209,7 @@ def batches_of(images: TrainingImages, keys: Sequence[Sequence[Key]], workers: i
     # The children share the decoded images with this process; other systems than Linux cannot fork safely.
     context = "fork" if workers and sys.platform == "linux" else None
     return _Loader(
-        _Lists(images),
+        images,
         sampler=keys,
         batch_size=None,
         collate_fn=_as_it_is,
@@ -203,17 +220,27 @@ def batches_of(images: TrainingImages, keys: Sequence[Sequence[Key]], workers: i
     )
 
 
+@dataclass(frozen=True)
+class _Refused:
+    """In the place of a batch: an image that cannot be used, which a worker could not tell of in one line."""
+
+    index: Key
+    error: DataError
+
+
 @dataclass(frozen=True, eq=False)
 class _Lists(Dataset[Any]):
-    """Whole batches, by their lists of keys; or the error, which a worker could not raise in one line."""
+    """Whole batches, by their lists of keys."""
 
     images: TrainingImages
 
-    def __getitem__(self, index: Sequence[Key]) -> tuple[Tensor, Tensor] | DataError:
-        try:
-            pairs = [self.images[key] for key in index]
-        except DataError as error:
-            return error
+    def __getitem__(self, index: Sequence[Key]) -> tuple[Tensor, Tensor] | _Refused:
+        pairs = []
+        for key in index:
+            try:
+                pairs.append(self.images[key])
+            except DataError as error:
+                return _Refused(key, error)
         pixels = torch.stack([image.permute(1, 2, 0) for image, _ in pairs])
         return pixels.permute(0, 3, 1, 2), torch.tensor([label for _, label in pairs])
 
@@ -221,10 +248,14 @@ class _Lists(Dataset[Any]):
 class _Loader(DataLoader[Any]):
     """A loader that raises the errors among its batches."""
 
+    def __init__(self, images: TrainingImages, **options: Any) -> None:
+        super().__init__(_Lists(images), **options)
+        self._images = images
+
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         for batch in super().__iter__():
-            if isinstance(batch, DataError):
-                raise batch
+            if isinstance(batch, _Refused):
+                self._images.refuse(batch.index, batch.error)
             yield batch
 
 

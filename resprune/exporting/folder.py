@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,8 @@ from torch import Tensor
 from resprune.chain import ResidualChain
 from resprune.checkpoint import CONFIG_FILE, EXITS_FILE, WEIGHTS_FILE
 from resprune.configs import PROCESSOR_FILE
-from resprune.errors import OutputError
-from resprune.exporting.placing import clear, drafted, fill, refuse, stays, unwritable
 from resprune.formats import sha256
+from resprune.placing import placed, refuse
 
 REPORT_FILE = "report.json"
 CARD_FILE = "README.md"
@@ -67,33 +64,14 @@ def _is_ours(folder: Path) -> bool:
 
 @contextmanager
 def whole_or_nothing(folder: Path, force: bool) -> Iterator[Path]:
-    """Yield a hidden folder beside the target that takes its place when the block ends without an error.
-
-    A target that `stays` has it inside, and is filled file by file.
+    """Yield a hidden folder that becomes the target when the block ends without an error; see `placed`.
 
     Raises:
         OutputError: where the target exists, or nothing can be written there.
     """
     refuse_existing(folder, force)
-    target = folder.absolute()
-    if stays(target):
-        with drafted(folder, target) as draft:
-            yield draft
-            clear(target, but=draft)
-            fill(target, draft)
-        return
-    old = target.with_name(f".resprune-{os.getpid()}.old")
-    try:
-        with drafted(folder) as draft:
-            yield draft
-            if target.exists():
-                target.rename(old)
-            draft.rename(target)
-    finally:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        elif old.exists():
-            shutil.rmtree(old, ignore_errors=True)
+    with placed(folder, CONFIG_FILE) as draft:
+        yield draft
 
 
 def write_network(
@@ -135,33 +113,6 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, 
         raise OSError(str(error)) from error
     # safetensors writes for the owner alone; a model folder is to be shared like any other.
     path.chmod(mode)
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write one text file; see `write_bytes`."""
-    write_bytes(path, content.encode("utf-8"))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write one file whole or not at all, replacing what was there; pipes and devices are written to.
-
-    Raises:
-        OutputError: where it cannot be written.
-    """
-    if path.is_dir():
-        raise OutputError("is a folder, not a file", where=path, hint="give a file name")
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(content)
-        else:
-            draft.write_bytes(content)
-            draft.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        with suppress(OSError):
-            draft.unlink()
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

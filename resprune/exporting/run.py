@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
+from resprune import placing
 from resprune.chain import ResidualChain
 from resprune.checkpoint import CONFIG_FILE, EXITS_FILE, WEIGHTS_FILE
 from resprune.errors import CheckpointError, OutputError, UsageError
 from resprune.exporting import folder as output
-from resprune.exporting import placing
 from resprune.exporting.folder import CARD_FILE, METRICS_FILE, REPORT_FILE, STATE_FILE
 
 _GO_ON = "make room there; what was written before is whole, and --resume goes on from it"
@@ -55,7 +55,7 @@ class RunFolder:
             output.refuse_existing(self.path, force)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            placing.clear(self.path)
+            placing.clear(self.path, CONFIG_FILE)
         except OSError as error:
             raise _unwritable(self.path, error, hint="choose another --out") from error
         return None
@@ -143,7 +143,7 @@ class RunFolder:
             check(draft)
             output.write_report(draft, report)
             (self.path / CONFIG_FILE).unlink(missing_ok=True)
-            placing.fill(self.path, draft)
+            placing.fill(self.path, draft, CONFIG_FILE)
         except OSError as error:
             raise _unwritable(self.path, error) from error
         finally:

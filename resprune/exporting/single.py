@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from resprune.exporting.placing import drafted, refuse
+from resprune.placing import drafted, refuse
 
 SCHEMA = "resprune/export/1"
 """In the metadata of every file that is exported, as it is written: a file with it may be replaced."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from resprune.errors import OutputError
+from resprune.placing import check_access, placed, unwritable, write_text
 from resprune.records import FrontierStudy, Study
 from resprune.report import page, plots
 
@@ -26,18 +25,19 @@ def check(file: Path | None, folder: Path | None, *, force: bool) -> None:
 
     Raises:
         UsageError: where matplotlib or jinja2 is missing.
-        OutputError: where something exists that may not be replaced.
+        OutputError: where something exists that may not be replaced, or nothing may be written.
     """
     if file is None and folder is None:
         return
     page.check_extra()
-    try:
-        if file is not None and (file.exists() or file.is_symlink()):
-            _check_page(file, force)
-        if folder is not None and (folder.exists() or folder.is_symlink()):
-            _check_plots(folder, force)
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror or error})", where=file or folder) from error
+    for path, refuse in ((file, _check_page), (folder, _check_plots)):
+        if path is not None:
+            check_access(path)
+            try:
+                if path.exists() or path.is_symlink():
+                    refuse(path, force)
+            except OSError as error:
+                raise unwritable(path, error) from error
 
 
 def write(
@@ -62,10 +62,14 @@ def write(
             drawn |= {f"{plot.name}.svg": plot.svg().encode(), f"{plot.name}.png": plot.png()}
     written: list[Path] = []
     if folder is not None:
-        _replace_folder(folder, drawn)
+        with placed(folder) as draft:
+            for name, data in drawn.items():
+                (draft / name).write_bytes(data)
         written.append(folder)
     if file is not None and text is not None:
-        _replace_file(file, text)
+        with suppress(OSError):  # told of by what comes next
+            file.absolute().parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, text)
         written.append(file)
     return written
 
@@ -90,32 +94,3 @@ def _check_plots(folder: Path, force: bool) -> None:
         )
     if entries and not force:
         raise OutputError("exists already", where=folder, hint="add --force to replace it")
-
-
-def _replace_folder(folder: Path, content: dict[str, bytes]) -> None:
-    target = folder.absolute()
-    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
-    try:
-        draft.mkdir(parents=True)
-        for name, data in content.items():
-            (draft / name).write_bytes(data)
-        if target.exists():
-            shutil.rmtree(target)
-        draft.rename(target)
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror or error})", where=folder) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _replace_file(file: Path, text: str) -> None:
-    draft = file.with_name(f".{file.name}.{os.getpid()}.draft")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(file)
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror or error})", where=file) from error
-    finally:
-        with suppress(OSError):
-            draft.unlink()

@@ -9,13 +9,14 @@ from typing import Any
 from resprune.records import DataSummary, Evaluation, NetworkSummary, Preprocessing, ReadBack, Remedy, Subject
 
 
-def head(command: str, subject: Subject, data: DataSummary | None = None) -> dict[str, Any]:
+def opening(command: str) -> dict[str, Any]:
     """Return what every result begins with."""
-    found: dict[str, Any] = {
-        "schema": f"resprune/{command}/1",
-        "version": version("resprune"),
-        "checkpoint": network(subject),
-    }
+    return {"schema": f"resprune/{command}/1", "version": version("resprune")}
+
+
+def head(command: str, subject: Subject, data: DataSummary | None = None) -> dict[str, Any]:
+    """Return what every result of a network begins with."""
+    found = opening(command) | {"checkpoint": network(subject)}
     return found if data is None else found | {"data": images(data)}
 
 

@@ -25,9 +25,9 @@ def schema(command: str) -> Schema:
     if command not in COMMANDS:
         raise UsageError(f"no command {command!r} that prints JSON", hint=f"use {', '.join(COMMANDS)}")
     title, body = COMMANDS[command]
-    head = {"schema": {"const": f"resprune/{command}/1"}, "version": TEXT, "checkpoint": ref("network")}
-    if command != "inspect":
-        head["made?"] = ref("made")
+    head = {"schema": {"const": f"resprune/{command}/1"}, "version": TEXT}
+    if command != "env":
+        head |= {"checkpoint": ref("network"), "made?": ref("made")}
     whole = record({**head, **body}, title)
     parts: Schema = {}
     waiting = [whole]

@@ -19,6 +19,7 @@ from resprune.report.schemas.words import (
     TRUTH,
     Schema,
     array,
+    count,
     number,
     or_null,
     record,
@@ -50,6 +51,16 @@ _RUN: Schema = {
     "output?": OUTPUT,
     "files?": HASHES,
 }
+
+_LIBRARY = record(
+    {
+        "name": TEXT,
+        "version": or_null(TEXT),
+        "needed": text("What resprune asks for."),
+        "extra": text("That asks for it; empty for the core."),
+        "problem": text("Why it cannot be used; empty where it can."),
+    }
+)
 
 COMMANDS: dict[str, tuple[str, Schema]] = {
     "inspect": (
@@ -245,6 +256,26 @@ COMMANDS: dict[str, tuple[str, Schema]] = {
             "conditions": array(ref("condition")),
             "verdict": text("What they come to.", "passed", "failed", "not measured"),
             "exit_status": {"enum": [0, 1, 3]},
+        },
+    ),
+    "env": (
+        "What resprune env --json prints.",
+        {
+            "python": TEXT,
+            "platform": TEXT,
+            "cores": INDEX,
+            "threads": or_null(INDEX),
+            "memory": count("Bytes that this process may use."),
+            "cuda": or_null(text("Version of CUDA that torch was built for.")),
+            "accelerators": array(
+                record({"name": TEXT, "memory": count("Bytes."), "capability": TEXT, "bf16": TRUTH})
+            ),
+            "libraries": array(_LIBRARY),
+            "extras": {
+                "type": "object",
+                "description": "By the name of the extra.",
+                "additionalProperties": record({"missing": array(TEXT)}),
+            },
         },
     ),
 }

@@ -1,0 +1,69 @@
+"""What pruning for a budget gives, step by step, and what as many blocks removed at random give.
+
+The plan, the recovery and the healing see training images; the test images are looked at once, for the table.
+
+    python benchmarks/pruning.py resnet32-cifar10.th --data cifar10 --target-macs 0.66 --heal 2 --seeds 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from dataclasses import replace
+
+import torch
+
+import resprune
+from resprune.records import RECIPES, Evaluation
+
+
+def main() -> None:
+    """Print one row for each step, and one for each network of the control."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--target-macs", type=float, required=True)
+    parser.add_argument("--heal", type=int, default=2, help="epochs")
+    parser.add_argument("--seeds", type=int, default=3, help="of the random control")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    chain = resprune.load(options.checkpoint, device="cpu")
+    choice = resprune.choose_for(chain, options.data, resprune.Budget(macs=options.target_macs))
+    outcome = resprune.prune(
+        chain,
+        choice.plan,
+        options.data,
+        choice=choice.data,
+        heal=replace(RECIPES["heal"], epochs=options.heal),
+        controls=("random",),
+        control_seeds=options.seeds,
+        device="cpu",
+        on_epoch=lambda row: print(f"# epoch {row.epoch}, {row.seconds:.0f} s", flush=True),
+    ).outcome
+    print(f"\n{options.checkpoint}: {len(choice.plan.removed)} of {chain.depth} blocks, {choice.plan.removed}")
+    saved = [
+        1 - getattr(outcome.result, size) / getattr(outcome.origin, size) for size in ("macs", "parameters")
+    ]
+    print(f"{100 * saved[0]:.1f} % of the MACs and {100 * saved[1]:.1f} % of the parameters less\n")
+    print("| | test accuracy % |\n|---|---|")
+    print(f"| before | {_percent(outcome.before)} |")
+    print(f"| right after the cut | {_percent(outcome.raw)} |")
+    for tried in outcome.recovered:
+        print(f"| {tried.kind} | {_percent(tried.figures) if tried.figures else 'not kept'} |")
+    for own in outcome.controls:
+        removed = ", ".join(map(str, own.removed))
+        less = f"{100 * (1 - own.macs / outcome.origin.macs):.1f} % of the MACs"
+        print(f"| at random, seed {own.seed}: {removed} ({less}) | {_percent(own.after)} |")
+    drawn = [100 * (own.after.accuracy or 0) for own in outcome.controls]
+    if len(drawn) > 1:
+        spread = f"{statistics.mean(drawn):.2f}, standard deviation {statistics.stdev(drawn):.2f}"
+        print(f"| all of those | {spread} |")
+
+
+def _percent(figures: Evaluation) -> str:
+    return f"{100 * (figures.accuracy or 0):.2f}"
+
+
+if __name__ == "__main__":
+    main()
