@@ -237,6 +237,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder: Path) -> None:
     with pytest.raises(TrainingError, match="not finite at step"):
         train(tiny_chain(), opened(folder), replace(RECIPE, rate=1e20), listener=listener)
     assert states == [0]
+    once = replace(RECIPE, rate=1e20, epochs=1, batch_size=48)  # the loss was finite, the network is not
+    with pytest.raises(TrainingError, match="the network's output is not finite at step 1 of 1; lower --rate"):
+        train(tiny_chain(), opened(folder), once)
 
 
 def test_every_process_reads_its_share_of_every_batch() -> None:

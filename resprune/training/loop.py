@@ -13,7 +13,7 @@ from torch import Tensor
 
 from resprune.chain import ResidualChain
 from resprune.data import TrainingData, batches_of
-from resprune.errors import TrainingError
+from resprune.errors import ArchitectureError, TrainingError
 from resprune.records import EpochRow, Evaluation, Recipe
 from resprune.stage_cost import check_vanishing
 from resprune.training.engine import engine
@@ -148,14 +148,22 @@ class _Run:
         """Stop where the loss of any process is not finite."""
         total = cast("Tensor", self.learner.engine.reduce(sums, "sum"))
         if not bool(torch.isfinite(total).all()):
-            raise TrainingError(
-                f"the loss is not finite at step {step} of {self.learner.plan.steps}",
-                hint="lower --rate, or clip the gradient with --clip 1",
-            )
+            raise self._diverged("the loss", step)
+
+    def _diverged(self, what: str, step: int) -> TrainingError:
+        return TrainingError(
+            f"{what} is not finite at step {step} of {self.learner.plan.steps}",
+            hint="lower --rate, or clip the gradient with --clip 1",
+        )
 
     def _finish(self, step: int, means: Tensor | None, started: float, speed: float) -> None:
         """Measure after an epoch, keep the network where it is the best, write the state."""
-        row = measure_epoch(self.learner, self.data, step, means, started, speed)
+        try:
+            row = measure_epoch(self.learner, self.data, step, means, started, speed)
+        except ArchitectureError as error:  # of logits; before any training it is the checkpoint's fault
+            if step == 0:
+                raise
+            raise self._diverged("the network's output", step) from error
         # The untrained network is measured to compare with; it is no candidate.
         before = [old.score for old in self.rows if old.steps > 0 and old.score is not None]
         row = replace(row, best=row.score is None or not before or row.score <= min(before))
