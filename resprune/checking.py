@@ -11,15 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from resprune import comparing, gate, pipeline, trajectory
+from resprune import comparing, gate, pipeline
 from resprune.chain import ResidualChain
 from resprune.checkpoint import DEMO, files_of
-from resprune.data import TEST_FIRST, open_data
+from resprune.data import TEST_FIRST
 from resprune.errors import OutputError, ResPruneError, UsageError
 from resprune.exporting import integrity
 from resprune.gate import Rule
 from resprune.latency import SECONDS
-from resprune.memory import pass_over
 from resprune.records import (
     CheckOutcome,
     Comparison,
@@ -117,25 +116,12 @@ def _classified(
     if against is not None:
         comparison = comparing.compare(against, candidate, data, limit=0, **reading)
         return comparison, comparison.likeness.second, comparison.data
-    recipe, classes = candidate.preprocessing, candidate.classes
-    if recipe is None or classes is None:
-        raise UsageError(
-            "the ONNX file does not say how images become its input",
-            where=candidate.origin.path,
-            hint="name the checkpoint that it was exported from with --against",
-        )
     options = {name: value for name, value in reading.items() if name != "progress"}
-    batches = open_data(data, recipe, classes, **options)
-    summary = batches.summary
+    batches = pipeline.batches_for(candidate, data, **options)
     if not batches.labelled:
+        summary = batches.summary
         return None, Evaluation(None, None, None, summary.samples), summary
-    figures = pass_over(
-        batches,
-        lambda images, on_batch: trajectory.evaluate(candidate, images, on_batch=on_batch),
-        reading["progress"],
-        "evaluate",
-    )
-    return None, figures, summary
+    return None, *pipeline.evaluate(candidate, batches, progress=reading["progress"])
 
 
 def _of_answers(

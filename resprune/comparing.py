@@ -115,7 +115,7 @@ def bench(
     calls = [_ready(own, how, images) for own, how in zip(networks, modes, strict=True)]
     measured = latency.measure(calls, images, rounds=rounds, seconds=seconds)
     timings = [
-        Timing(_subject(own), how, times, _peak(own, how, call, images))
+        Timing(subject(own), how, times, _peak(own, how, call, images))
         for own, how, call, times in zip(networks, modes, calls, measured, strict=True)
     ]
     if against is None:
@@ -162,7 +162,7 @@ def compare(
         batches = _noise(shape, seed)
         with progress("compare", SEEDED_IMAGES) as on_batch:
             likeness = agreement.likeness(*_runs(networks), batches, limit=0, on_batch=on_batch)
-        return Comparison(_subject(first), _subject(second), None, likeness, None, limit)
+        return Comparison(subject(first), subject(second), None, likeness, None, limit)
     matching.check_recipes(recipes, exactly=False)
     if not recipes:
         raise UsageError(
@@ -180,8 +180,8 @@ def compare(
     likeness = pass_over(opened[0], compared, progress, "compare")
     found = _placed(likeness.disagreements, opened[0])
     return Comparison(
-        first=_subject(first),
-        second=_subject(second),
+        first=subject(first),
+        second=subject(second),
         data=_summary(opened),
         likeness=replace(likeness, disagreements=found),
         class_names=opened[0].source.label_names or _class_names(networks),
@@ -241,7 +241,8 @@ def _class_names(networks: tuple[Network, Network]) -> tuple[str, ...] | None:
     return next((own.class_names for own in networks if isinstance(own, OnnxNetwork) and own.class_names), None)
 
 
-def _subject(network: Network) -> Subject:
+def subject(network: Network) -> Subject:
+    """Return what is known of a network."""
     return network.summary if isinstance(network, ResidualChain) else network.origin
 
 

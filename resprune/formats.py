@@ -56,10 +56,13 @@ def sniff(head: bytes, name: str, size: int) -> str:
         return "safetensors"
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         return "torch legacy"
+    hint = "check that the download is whole"
+    if name.lower().endswith(".onnx"):
+        hint = "blocks are not to be found in ONNX files; evaluate, compare, bench and check take them"
     raise CheckpointError(
         f"neither a torch nor a safetensors file (first bytes {head[:8].hex(' ')}, {size} bytes)",
         where=name,
-        hint="check that the download is whole",
+        hint=hint,
     )
 
 
@@ -187,6 +190,12 @@ def _check_archive(path: Path, name: str) -> None:
     """Refuse archives that unpack to more than they are, before torch opens them."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
+    if any(entry.filename.endswith("/archive_format") for entry in entries):
+        raise CheckpointError(
+            "a graph that torch.export saved, which has no blocks any more",
+            where=name,
+            hint="give the checkpoint that it was exported from",
+        )
     size = path.stat().st_size
     unpacked = sum(entry.file_size for entry in entries)
     places = [PureWindowsPath(entry.orig_filename) for entry in entries]  # knows both kinds of slashes

@@ -44,6 +44,7 @@ from resprune.records import (
 from resprune.report import card
 from resprune.report.results import outputs, parts, prunings
 from resprune.restoration import CHOICE_IMAGES, OnEpoch, Restoration, Restored, Step
+from resprune.running import Network
 from resprune.selection import check_tolerance, select, tail_rule
 from resprune.verify import verify
 from resprune.wrapping import wrap
@@ -283,32 +284,30 @@ def save(
         return Saved(tuple(sorted(entry.name for entry in draft.iterdir())), found)
 
 
-def remedies(
-    chain: ResidualChain, data: Data | None, accuracy: float | None, **options: Any
-) -> tuple[Remedy, ...]:
+def remedies(network: Network, data: Data | None, accuracy: float | None, **options: Any) -> tuple[Remedy, ...]:
     """Return assumptions that fit labelled images much better than those made; see `resprune.doubt`.
 
     Args:
-        chain: As it was loaded.
+        network: As it was loaded; an ONNX file has nothing to assume.
         data: The images that the accuracy was measured on.
         accuracy: Nothing is tried where it is that of a trained network, or None.
         options: Of `resprune.data.open_data`: split, seed, batch_size.
     """
-    if accuracy is None or accuracy >= doubt.DOUBTFUL:
+    if accuracy is None or accuracy >= doubt.DOUBTFUL or not isinstance(network, ResidualChain):
         return ()
     options.setdefault("order", VALIDATION_FIRST)
-    return doubt.remedies(chain, batches_for(chain, data, **(options | {"samples": doubt.IMAGES})))
+    return doubt.remedies(network, batches_for(network, data, **(options | {"samples": doubt.IMAGES})))
 
 
 def evaluate(
-    chain: ResidualChain, data: Data | None = None, *, progress: Progress = silent, **options: Any
+    network: Network, data: Data | None = None, *, progress: Progress = silent, **options: Any
 ) -> tuple[Evaluation, DataSummary]:
-    """Return accuracy and loss of the network itself, and the images they were measured on."""
+    """Return accuracy and loss of a chain or an ONNX file, and the images they were measured on."""
     options.setdefault("order", TEST_FIRST)
-    batches = batches_for(chain, data, **options)
+    batches = batches_for(network, data, **options)
     evaluation = pass_over(
         batches,
-        lambda images, on_batch: trajectory.evaluate(chain, images, on_batch=on_batch),
+        lambda images, on_batch: trajectory.evaluate(network, images, on_batch=on_batch),
         progress,
         "evaluate",
     )

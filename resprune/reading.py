@@ -5,20 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from resprune import checkpoint
-from resprune.chain import ResidualChain
 from resprune.data import Batches, is_small, open_data
 from resprune.errors import UsageError
+from resprune.records import Origin, Preprocessing
 from resprune.trajectory import OnBatch
 
 Progress = Callable[[str, int], AbstractContextManager[OnBatch]]
 """Opened with a description and the number of images; its value is told of every batch done."""
 Data = str | Path | Batches
 """A data spec, or batches that were opened before."""
+
+
+class Reader(Protocol):
+    """What images are opened for: a chain, or a network of which less is known."""
+
+    @property
+    def origin(self) -> Origin: ...
+
+    @property
+    def preprocessing(self) -> Preprocessing | None: ...
+
+    @property
+    def classes(self) -> int | None: ...
+
 
 SMALL_IMAGES, LARGE_IMAGES = 512, 128
 """How many images at most the order of removals is found on; a large one has many pixels."""
@@ -29,7 +43,7 @@ def silent(description: str, images: int) -> AbstractContextManager[OnBatch]:
     return nullcontext(lambda done: None)
 
 
-def spec_for(chain: ResidualChain, data: Data | None) -> Data:
+def spec_for(chain: Reader, data: Data | None) -> Data:
     """Return what to read for a chain: the demo brings its own data.
 
     Raises:
@@ -42,12 +56,22 @@ def spec_for(chain: ResidualChain, data: Data | None) -> Data:
     return data
 
 
-def batches_for(chain: ResidualChain, data: Data | None, **options: Any) -> Batches:
-    """Open a data spec with the chain's own preprocessing; see `resprune.data.open_data` for the options."""
+def batches_for(chain: Reader, data: Data | None, **options: Any) -> Batches:
+    """Open a data spec with the chain's own preprocessing; see `resprune.data.open_data` for the options.
+
+    Raises:
+        UsageError: where the network does not say how images become its input, or no data is named.
+    """
     found = spec_for(chain, data)
-    return (
-        found if isinstance(found, Batches) else open_data(found, chain.preprocessing, chain.classes, **options)
-    )
+    if isinstance(found, Batches):
+        return found
+    if chain.preprocessing is None or chain.classes is None:
+        raise UsageError(
+            "the ONNX file does not say how images become its input",
+            where=chain.origin.path,
+            hint="compare it with the checkpoint that it was exported from, or export that with resprune",
+        )
+    return open_data(found, chain.preprocessing, chain.classes, **options)
 
 
 def calibration_images(batches: Batches) -> list[Tensor]:

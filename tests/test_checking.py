@@ -152,6 +152,11 @@ def test_an_export_is_a_candidate(good: Path, tmp_path: Path) -> None:
     # The file says how images become its input, so it needs no other network.
     alone = checked(file, "--data", "demo", *SAMPLES, "--min-accuracy", 85)
     assert by_name(alone)["min-accuracy"] == by_name(found)["min-accuracy"]
+    evaluated = run("evaluate", file, "--data", "demo", *SAMPLES, "--json")
+    assert json.loads(evaluated.stdout)["accuracy"] == alone["accuracy"]
+    assert_valid(json.loads(evaluated.stdout))
+    assert "good.onnx, 200 images of demo" in run("evaluate", file, "--data", "demo", *SAMPLES).stdout
+    assert "; blocks are not to be found in ONNX files; evaluate" in refusal(3, "analyze", file)
     blocks = ("--max-macs", 0.5, "--max-params", "40k", "--max-residual-tail", 1, "--tail-from", 3)
     found = by_name(checked(file, "--against", "demo", *SAMPLES, *blocks, status=3))
     assert {own["verdict"] for own in found.values()} == {"not measured"}
@@ -161,8 +166,7 @@ def test_an_export_is_a_candidate(good: Path, tmp_path: Path) -> None:
     del model.metadata_props[:]
     onnx.save(model, file)
     line = refusal(2, "check", file, "--data", "demo", "--min-accuracy", 85)
-    assert "does not say how images become its input; name the checkpoint" in line
-    assert "--against" in line
+    assert "does not say how images become its input; compare it with the checkpoint" in line
 
 
 # Hashes

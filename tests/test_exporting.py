@@ -383,6 +383,7 @@ def test_the_command_writes_checks_and_tells(cifar_file: Path, tmp_path: Path) -
     assert out.stat().st_mode & 0o777 == cifar_file.stat().st_mode & 0o777
     again = ("export", cifar_file, "--format", "torch-export", "--out", out)
     assert "exists already; add --force" in refusal(3, *again)
+    assert "saved, which has no blocks any more; give the checkpoint" in refusal(3, "inspect", out)
 
 
 def test_an_export_is_replaced_by_force_only(unchecked: list[Written], tmp_path: Path) -> None:

@@ -175,15 +175,17 @@ def evaluate(
     seed: options.Seed = 0,
     debug: options.Debug = False,
 ) -> None:
-    """Measure accuracy (top 1, top 5) and loss of a checkpoint or of an output folder."""
+    """Measure accuracy (top 1, top 5) and loss of a checkpoint, an output folder or an ONNX file."""
     with shell.command(debug, threads=threads):
-        from resprune import pipeline
+        from resprune import comparing, pipeline
         from resprune.report import tables
         from resprune.report.results import networks, parts
 
-        chain = opened()(device=device)
+        read = opened()
+        where = comparing.common_device(device, "", read.checkpoint)
+        network = read(opener=comparing.open_network, device=where)
         evaluation, summary = pipeline.evaluate(
-            chain,
+            network,
             data,
             progress=shell.progress,
             split=split,
@@ -192,13 +194,14 @@ def evaluate(
             batch_size=batch_size,
         )
         better = pipeline.remedies(
-            chain, data, evaluation.accuracy, split=split, seed=seed, batch_size=batch_size
+            network, data, evaluation.accuracy, split=split, seed=seed, batch_size=batch_size
         )
+        own = comparing.subject(network)
         if as_json:
-            found = networks.evaluate(chain.summary, summary, evaluation) | reporting.made(seed)
+            found = networks.evaluate(own, summary, evaluation) | reporting.made(seed)
             shell.print_json(found | parts.remedies(better))
         else:
-            shell.show(tables.evaluate(chain.summary, summary, evaluation))
+            shell.show(tables.evaluate(own, summary, evaluation))
         shell.advise(tables.remedy(better))
 
 

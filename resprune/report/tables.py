@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
+from pathlib import PurePath
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -19,6 +20,7 @@ from resprune.records import (
     NetworkSummary,
     Preprocessing,
     Remedy,
+    Subject,
     Variants,
 )
 from resprune.report.wording import (
@@ -129,10 +131,11 @@ def bounds(found: Bounds, network: NetworkSummary, sub: NetworkSummary, data: Da
     return Group(Text(), Text(head), table, Text(note))
 
 
-def evaluate(network: NetworkSummary, data: DataSummary, evaluation: Evaluation) -> RenderableType:
+def evaluate(network: Subject, data: DataSummary, evaluation: Evaluation) -> RenderableType:
     """Return accuracy and loss."""
+    name = network.architecture.name if isinstance(network, NetworkSummary) else PurePath(network.path).name
     figures = Text(
-        f"{network.architecture.name}, {images_of(data)}: accuracy {percent(evaluation.accuracy)} %,"
+        f"{name}, {images_of(data)}: accuracy {percent(evaluation.accuracy)} %,"
         f" top 5 {percent(evaluation.accuracy_top5)} %, loss {number(evaluation.loss)}"
     )
     return Group(*input_lines(data), figures)

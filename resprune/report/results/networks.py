@@ -15,6 +15,7 @@ from resprune.records import (
     Evaluation,
     NetworkSummary,
     Preprocessing,
+    Subject,
 )
 from resprune.report.results import parts
 
@@ -88,7 +89,7 @@ def bounds(found: Bounds, sub: NetworkSummary) -> dict[str, Any]:
     }
 
 
-def evaluate(network: NetworkSummary, data: DataSummary, evaluation: Evaluation) -> dict[str, Any]:
+def evaluate(network: Subject, data: DataSummary, evaluation: Evaluation) -> dict[str, Any]:
     """Return what ``resprune evaluate --json`` prints."""
     return parts.head("evaluate", network, data) | {
         "accuracy": evaluation.accuracy,
