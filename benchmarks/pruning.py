@@ -3,6 +3,7 @@
 The plan, the recovery and the healing see training images; the test images are looked at once, for the table.
 
     python benchmarks/pruning.py resnet32-cifar10.th --data cifar10 --target-macs 0.66 --heal 2 --seeds 3
+    python benchmarks/pruning.py resnet32-cifar10.th --data cifar10 --target-macs 0.66 --heal 0 --by-divergence
 """
 
 from __future__ import annotations
@@ -23,20 +24,24 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("--data", required=True)
     parser.add_argument("--target-macs", type=float, required=True)
-    parser.add_argument("--heal", type=int, default=2, help="epochs")
+    parser.add_argument("--heal", type=int, default=2, help="epochs; 0 for none")
     parser.add_argument("--seeds", type=int, default=3, help="of the random control")
+    parser.add_argument(
+        "--by-divergence", action="store_true", help="choose blocks by what is left before any compensation"
+    )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     chain = resprune.load(options.checkpoint, device="cpu")
-    choice = resprune.choose_for(chain, options.data, resprune.Budget(macs=options.target_macs))
+    budget = resprune.Budget(macs=options.target_macs)
+    choice = resprune.choose_for(chain, options.data, budget, recover=not options.by_divergence)
     outcome = resprune.prune(
         chain,
         choice.plan,
         options.data,
         choice=choice.data,
-        heal=replace(RECIPES["heal"], epochs=options.heal),
-        controls=("random",),
+        heal=replace(RECIPES["heal"], epochs=options.heal) if options.heal else None,
+        controls=("random",) if options.seeds else (),
         control_seeds=options.seeds,
         device="cpu",
         on_epoch=lambda row: print(f"# epoch {row.epoch}, {row.seconds:.0f} s", flush=True),

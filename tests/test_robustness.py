@@ -79,6 +79,10 @@ def test_no_network_no_home_and_nothing_written_but_the_output(
         ("check", out, "--against", cifar_file, "--data", data, "--max-drop", 100, "--markdown", f"{out}.md"),
         ("finetune", cifar_file, "--data", data, "--steps", 1, "--batch-size", 8, "--out", f"{out}-tuned"),
         ("bench", cifar_file, "--rounds", 1),
+        ("compare", out, cifar_file, "--data", data),
+        ("export", out, "--format", "torch-export", "--out", f"{out}.pt2"),
+        ("inspect", cifar_file, "--check"),
+        ("env", "--json"),
         ("prune", cifar_file, "--depth", 4, "--out", elsewhere),  # to see that the watch sees
     ]
     done = subprocess.run(
@@ -93,7 +97,7 @@ def test_no_network_no_home_and_nothing_written_but_the_output(
     assert done.stdout.count("status 0") == len(lines) - 1, done.stderr
     assert done.returncode == 98
     assert done.stderr.splitlines()[-1].startswith(f"WRITE os.mkdir {tmp_path}/.resprune-")
-    assert sorted(entry.name for entry in out.parent.iterdir()) == ["out", "out-tuned", "out.md"]
+    assert sorted(entry.name for entry in out.parent.iterdir()) == ["out", "out-tuned", "out.md", "out.pt2"]
 
 
 class Heavy(nn.Module):

@@ -75,30 +75,20 @@ def splits(spec: str, rest: str) -> dict[str, Any]:
                 where=spec,
                 hint="give a folder, or USER/NAME or USER/NAME:CONFIG",
             )
-        try:
+        hint = "check the name and the network, or write hfds/./FOLDER"
+        with _told("no such folder, and not to be had from the hub", spec, hint):
             found = datasets.load_dataset(name, config or None)
-        except Exception as error:  # its errors have no common class
-            raise DataError(
-                f"no such folder, and not to be had from the hub ({_reason(error)})",
-                where=spec,
-                hint="check the name and the network, or write hfds/./FOLDER",
-            ) from error
     if isinstance(found, datasets.Dataset):
         return {"": found}
     return {canonical(str(name)): dataset for name, dataset in found.items()}
 
 
 def _loaded(datasets: Any, spec: str, folder: Path) -> Any:
-    try:
+    hint = "give a folder of images or Parquet files, or one that save_to_disk wrote"
+    with _told("datasets cannot read it", spec, hint):
         if any((folder / name).is_file() for name in _SAVED):
             return datasets.load_from_disk(str(folder))
         return datasets.load_dataset(str(folder.resolve()))  # "./" could be taken for a builder's name
-    except Exception as error:  # its errors have no common class
-        raise DataError(
-            f"datasets cannot read it ({_reason(error)})",
-            where=spec,
-            hint="give a folder of images or Parquet files, or one that save_to_disk wrote",
-        ) from error
 
 
 def open_split(spec: str, found: Mapping[str, Any], split: str | None) -> HuggingFaceSource:
@@ -125,12 +115,8 @@ def open_split(spec: str, found: Mapping[str, Any], split: str | None) -> Huggin
             where=place,
             hint="give a dataset of images",
         )
-    try:
+    with _told(f"the column {image!r} holds no images", place, "store encoded images"):
         rows = dataset.select_columns([image]).cast_column(image, datasets.Image(decode=False))
-    except Exception as error:  # as above
-        raise DataError(
-            f"the column {image!r} holds no images ({_reason(error)})", where=place, hint="store encoded images"
-        ) from error
     label = next((name for name in _LABELS if name in features), None)
     if label is None:
         return HuggingFaceSource(place, rows, None, None)
@@ -143,6 +129,15 @@ def open_split(spec: str, found: Mapping[str, Any], split: str | None) -> Huggin
         )
     names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
     return HuggingFaceSource(place, rows, names, tuple(dataset[label][:]))
+
+
+@contextmanager
+def _told(what: str, where: str, hint: str) -> Iterator[None]:
+    """Raise what the library raises as a `DataError`; its errors have no common class."""
+    try:
+        yield
+    except Exception as error:
+        raise DataError(f"{what} ({_reason(error)})", where=where, hint=hint) from error
 
 
 @contextmanager
