@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import only_line, refusal
+from commands import only_line, refusal, run
 from conftest import ARCHITECTURES, make_chain
 from torch import nn
+from torch.utils.data import get_worker_info
 from typer.main import get_command
 
 from resprune import pipeline, trajectory
 from resprune.cli.app import app
-from resprune.data import open_data
+from resprune.data import TrainingImages, open_data
 from resprune.memory import pass_over
 from resprune.reading import silent
 
@@ -160,6 +161,24 @@ def test_no_memory_for_a_single_image_is_one_line(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(trajectory, "measure", fail)
     line = refusal(3, "analyze", "demo", "--samples", 2, "--batch-size", 1)
     assert line == "resprune: out of memory; lower --batch-size, or use another --device"
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_process_that_read_images_and_died_is_one_line(
+    cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = TrainingImages.__getitem__
+
+    def killed(images: TrainingImages, index: tuple[int, int]) -> tuple[torch.Tensor, int]:
+        if get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory ends
+        return real(images, index)
+
+    monkeypatch.setattr(TrainingImages, "__getitem__", killed)
+    words = ("finetune", cifar_file, "--data", image_folder(), "--steps", 1, "--batch-size", 8, "--workers", 1)
+    done = run(*words, "--out", tmp_path / "out")
+    told = "resprune: a process that read images has ended (out of memory?); lower --workers"
+    assert (done.exit_code, done.stderr.splitlines()[1:]) == (3, [told])
 
 
 @contextmanager
