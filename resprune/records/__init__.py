@@ -16,6 +16,16 @@ from resprune.records.comparing import (
 )
 from resprune.records.exports import ExportOutcome, ReadBack, Saved
 from resprune.records.frontier import Figures, Frontier, Point
+from resprune.records.measured import (
+    Analysis,
+    Band,
+    BlockRow,
+    DataSummary,
+    Evaluation,
+    Remedy,
+    Survey,
+    Trajectory,
+)
 from resprune.records.networks import (
     BARE,
     GONE,
@@ -31,22 +41,14 @@ from resprune.records.networks import (
     Variants,
     Wish,
 )
-from resprune.records.results import (
+from resprune.records.pruning import (
     Alternative,
-    Analysis,
-    Band,
-    BlockRow,
     Control,
-    DataSummary,
-    Evaluation,
     PruneOutcome,
     PrunePlan,
     Recovery,
-    Remedy,
     Removal,
     Speed,
-    Survey,
-    Trajectory,
     Verification,
 )
 from resprune.records.studies import Bounds, FrontierPoint, FrontierStudy, Study

@@ -8,7 +8,7 @@ from typing import Literal
 
 from resprune.errors import UsageError
 from resprune.records.comparing import Outcomes, Subject
-from resprune.records.results import DataSummary, Evaluation
+from resprune.records.measured import DataSummary, Evaluation
 
 Verdict = Literal["passed", "failed", "not measured"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import median, quantiles
 
+from resprune.records.measured import DataSummary, Evaluation
 from resprune.records.networks import NetworkSummary, Origin
-from resprune.records.results import DataSummary, Evaluation
 
 Subject = NetworkSummary | Origin
 """A network that was measured; of an ONNX file only the origin is known."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from resprune.records.networks import NetworkSummary, Preprocessing
-from resprune.records.results import Verification
+from resprune.records.pruning import Verification
 
 
 @dataclass(frozen=True)

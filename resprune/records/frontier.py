@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from resprune.records.comparing import Latency
+from resprune.records.measured import DataSummary, Evaluation
 from resprune.records.networks import NetworkSummary
-from resprune.records.results import DataSummary, Evaluation
 
 if TYPE_CHECKING:
     import pandas

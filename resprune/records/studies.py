@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from resprune.records.frontier import Figures
-from resprune.records.results import Analysis, DataSummary
+from resprune.records.measured import Analysis, DataSummary
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_type_hints
 
 from resprune.errors import UsageError
+from resprune.records.measured import DataSummary, Evaluation
 from resprune.records.networks import NetworkSummary, Preprocessing
-from resprune.records.results import DataSummary, Evaluation
 
 Heads = Literal["shared", "separate"]
 _NON_NEGATIVE = (
