@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 1.0, 10.0, 100.0, 300.0, 1000.0])
     parser.add_argument("--rates", type=float, nargs="+", default=[0.02])
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, help="in the place of epochs")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -41,7 +42,7 @@ def main() -> None:
     print("|---|---|---|---|")
     for weight, rate in itertools.product(options.weights, options.rates):
         recipe = replace(RECIPES["heal"], epochs=options.epochs, steps=options.steps, rate=rate)
-        recipe = replace(recipe, feature_weight=weight)
+        recipe = replace(recipe, feature_weight=weight, batch_size=options.batch)
         restoration = Restoration.open(chain, options.data, heal=recipe, device="cpu")
         restored = restoration.restore(cut, plan)
         _, healing = restored.steps[-1]
