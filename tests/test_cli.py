@@ -87,7 +87,9 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 
 def test_help_names_every_command() -> None:
     shown = resprune("--help").stdout
-    assert all(command in shown for command in ("inspect", "analyze", "prune", "evaluate"))
+    assert all(f"\n  {command} " in shown for command in ("inspect", "analyze", "prune", "evaluate", "env"))
+    listed = shown[shown.index("Commands:") :].splitlines()[1:]
+    assert not [line for line in listed if line.endswith("...")]  # nothing is cut off
 
 
 def test_version() -> None:

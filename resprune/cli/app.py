@@ -48,7 +48,7 @@ def _root(
     pass
 
 
-@app.command()
+@app.command(short_help="What a checkpoint is: family, blocks, parameters, MACs")
 @opens_a_checkpoint
 def inspect(
     opened: Opened,
@@ -72,7 +72,7 @@ def inspect(
             shell.show(tables.inspect(chain.summary, chain.preprocessing))
 
 
-@app.command()
+@app.command(short_help="What every exit and every block does, measured on images")
 @opens_a_checkpoint
 def analyze(
     opened: Opened,
@@ -157,11 +157,11 @@ def analyze(
         shell.advise(tables.remedy(better))
 
 
-app.command()(report)
-app.command()(prune)
+app.command(short_help="Analyses and frontiers as one HTML page, or as plots")(report)
+app.command(short_help="Remove blocks: those named, or those that a budget asks for")(prune)
 
 
-@app.command()
+@app.command(short_help="Accuracy and loss")
 @opens_a_checkpoint
 def evaluate(
     opened: Opened,
@@ -205,14 +205,14 @@ def evaluate(
         shell.advise(tables.remedy(better))
 
 
-app.command()(compare)
-app.command()(bench)
-app.command()(check)
-app.command()(export)
-app.command()(finetune)
+app.command(short_help="What two networks say of the same images")(compare)
+app.command(short_help="Latency, throughput and peak memory, measured in turns")(bench)
+app.command(short_help="Hold a network against limits: a gate for CI")(check)
+app.command(short_help="Write for timm, torchvision, Hugging Face or ONNX Runtime")(export)
+app.command(short_help="Train on with the stage cost, so that blocks can go")(finetune)
 
 
-@app.command()
+@app.command(short_help="What is installed, and on what machine")
 def env(as_json: options.Json = False, debug: options.Debug = False) -> None:
     """Say what is installed and on what machine: for bug reports, and where something does not start."""
     with shell.command(debug):
@@ -226,7 +226,7 @@ def env(as_json: options.Json = False, debug: options.Debug = False) -> None:
             shell.show(told.table(found))
 
 
-@app.command()
+@app.command(short_help="The JSON Schema of what a command prints")
 def schema(
     command: Annotated[
         str, typer.Argument(metavar="COMMAND", help="Such as check, prune or analyze.", show_default=False)
@@ -240,7 +240,7 @@ def schema(
         shell.print_json(schemas.schema(command))
 
 
-@app.command()
+@app.command(short_help="What networks are read, and what loads a pruned one")
 def families(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="As the table of docs/families.md, with every name.")
