@@ -26,6 +26,7 @@ def test_there_are_two_and_they_are_small() -> None:
     assert all(path.stat().st_size < 400_000 for path in NOTEBOOKS)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_committed_outputs_are_those_of_a_run(path: Path) -> None:
     run = runpy.run_path(str(ROOT / "scripts" / "run_notebooks.py"))["run"]
