@@ -82,6 +82,7 @@ def test_the_box_is_closed(closed: Box) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.exhaustive
 def test_a_chain_of_commands_in_a_closed_box(closed: Box) -> None:
     out = closed.out
     lines = [

@@ -93,6 +93,7 @@ def is_run(command: Command) -> bool:
     return not any(shlex.split(command.text)[: len(words.split())] == words.split() for words in NOT_RUN)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("document", [name for name in documents.NAMES if documents.snippets(name)])
 def test_what_a_document_shows_runs(document: str, store: Path, place: Path) -> None:
     space: dict[str, Any] = {"__name__": "documentation"}

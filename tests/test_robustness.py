@@ -246,4 +246,4 @@ def test_a_reader_that_is_gone_is_no_error() -> None:
 def test_every_command_that_computes_takes_threads() -> None:
     commands = vars(get_command(app))["commands"]
     without = {name for name, one in commands.items() if "threads" not in {param.name for param in one.params}}
-    assert without <= {"families", "report", "schema"}
+    assert without <= {"env", "families", "report", "schema"}
