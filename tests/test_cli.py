@@ -152,9 +152,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_read(words:
     assert "no-such-network" not in done.stderr
 
 
-def test_prune_and_evaluate_agree_in_new_processes(
-    cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_prune_and_evaluate_agree(cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path) -> None:
     data = image_folder()
     report = resprune_json("prune", cifar_file, "--depth", "4", "--data", data, "--out", tmp_path / "out")
     assert report["schema"] == "resprune/prune/1"
@@ -162,13 +160,13 @@ def test_prune_and_evaluate_agree_in_new_processes(
     assert report["output"]["folder"] == str(tmp_path / "out")
     assert sorted(report["output"]["files"]) == sorted(p.name for p in (tmp_path / "out").iterdir())
     assert report["verified"]["max_abs_difference"] <= report["verified"]["tolerance"]
-    evaluated = resprune_json("evaluate", tmp_path / "out", "--data", data)
+    evaluated = in_process_json("evaluate", tmp_path / "out", "--data", data)
     assert evaluated["schema"] == "resprune/evaluate/1"
     assert evaluated["accuracy"] == report["after"]["accuracy"]
     assert evaluated["loss"] == pytest.approx(report["after"]["loss"], rel=1e-5)
     assert evaluated["checkpoint"]["blocks"] == 4
     assert evaluated["checkpoint"]["parameters"] == report["after"]["parameters"]
-    analyzed = resprune_json("analyze", cifar_file, "--data", data)
+    analyzed = in_process_json("analyze", cifar_file, "--data", data)
     assert report["after"]["accuracy"] == analyzed["blocks"][4]["exit_accuracy"]
     assert report["before"]["accuracy"] == analyzed["final"]["accuracy"]
 

@@ -67,6 +67,7 @@ def test_the_readme_s_table_is_that_of_the_demo(analysis: package.Analysis) -> N
     assert rounded(printed.getvalue()) == rounded(shown("preact-resnet34"))
 
 
+@pytest.mark.exhaustive
 def test_the_readme_s_main_command(tmp_path: Path) -> None:
     command = re.search(r"&& (resprune prune demo .*)", README.read_text(encoding="utf-8"))
     assert command is not None

@@ -79,6 +79,7 @@ class Build:
         return done
 
 
+@pytest.mark.exhaustive
 def test_a_whole_build(tmp_path: Path) -> None:
     """Status 0, 1, 2 and 3, and every format against its schema."""
     (tmp_path / "resprune.yaml").write_text(CONFIG)
