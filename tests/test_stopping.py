@@ -144,6 +144,29 @@ def test_a_run_of_finetune_that_is_stopped_leaves_what_resuming_needs(
     assert "epochs 1 instead of 9999" in refusal(2, *words[:5], 1, *words[6:], "--out", out, "--resume")
 
 
+LOST = """
+import os, socket, time
+from multiprocessing import resource_sharer
+from resprune.data import training
+
+def leave_while_a_tensor_is_handed_over():
+    address, _ = resource_sharer.DupFd(os.dup(1))._id
+    with socket.socket(socket.AF_UNIX) as reader:
+        reader.connect(address)
+        time.sleep(0.2)  # its challenge is there by now, and is not read
+    time.sleep(0.2)
+
+leave_while_a_tensor_is_handed_over()
+training._leave_the_word_to_the_main_process(0)
+leave_while_a_tensor_is_handed_over()
+"""
+
+
+def test_a_worker_says_nothing_of_a_main_process_that_has_gone() -> None:
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, check=True)
+    assert done.stderr.count("ConnectionResetError") == 1, done.stderr  # before it was told
+
+
 def test_a_healing_that_is_stopped_leaves_nothing(
     cifar_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -214,7 +215,7 @@ def batches_of(images: TrainingImages, keys: Sequence[Sequence[Key]], workers: i
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=workers,
-        worker_init_fn=_leave_stops_to_the_main_process,
+        worker_init_fn=_leave_the_word_to_the_main_process,
         multiprocessing_context=context,
         generator=torch.Generator(),  # else each pass draws a number from the caller's
     )
@@ -259,10 +260,22 @@ class _Loader(DataLoader[Any]):
             yield batch
 
 
-def _leave_stops_to_the_main_process(worker: int) -> None:
-    """Let a worker end when it is told to; Ctrl-C reaches all processes of a terminal at once."""
+def _leave_the_word_to_the_main_process(worker: int) -> None:
+    """Let a worker end when it is told to, and without a word.
+
+    Ctrl-C reaches all processes of a terminal at once. Where the main process is stopped while a worker hands
+    it a batch, the thread that does so finds nobody there any more.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.excepthook = _tell_but_of_lost_connections
+
+
+def _tell_but_of_lost_connections(
+    kind: type[BaseException], error: BaseException, where: TracebackType | None
+) -> None:
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, where)
 
 
 def _as_it_is(batch: Any) -> Any:
