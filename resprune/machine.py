@@ -125,13 +125,14 @@ def machine_memory() -> int:
 def _libraries() -> Iterable[Library]:
     """Yield what the package's own metadata ask for."""
     wanted = [Requirement(line) for line in requires("resprune") or ()]
-    for extra in ("", *EXTRAS):
-        for one in wanted:
-            own = (
-                one.marker is None if not extra else one.marker is not None and f'"{extra}"' in str(one.marker)
-            )
-            if own:
-                yield _library(one, extra)
+    core = [one for one in wanted if _applies(one, "")]
+    yield from (_library(one, "") for one in core)
+    for extra in EXTRAS:
+        yield from (_library(one, extra) for one in wanted if one not in core and _applies(one, extra))
+
+
+def _applies(wanted: Requirement, extra: str) -> bool:
+    return wanted.marker is None or wanted.marker.evaluate({"extra": extra})
 
 
 def _library(wanted: Requirement, extra: str) -> Library:
