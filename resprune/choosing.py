@@ -248,7 +248,8 @@ class Chooser:
         return best
 
     def _removals(self, method: Method) -> Iterator[Removal]:
-        seen, seed = calibration_images(self.images), self.restoration.seed
+        seed = self.restoration.seed
+        seen = calibration_images(self.images, seed)
         price = self.price if method == self.method else None
         return removals(self.chain, seen, method=method, compensated=self.compensated, price=price, seed=seed)
 

@@ -83,7 +83,7 @@ def frontier(
     )
     judging, others, restoration = restoration.divided(images)
     wish = {"method": method, "compensated": recover, "price": savings(chain), "seed": seed}
-    order = [removal.index for removal in order_removals(chain, calibration_images(others), **wish)]
+    order = [removal.index for removal in order_removals(chain, calibration_images(others, seed), **wish)]
     gone = [tuple(sorted(order[:count])) for count in range(chain.depth + 1)]
     # Skipping blocks on the fly is the pruned network's work without its copy of the weights.
     networks = [partial(_without, chain, removed) for removed in gone]

@@ -54,7 +54,6 @@ def pass_over(
     measure: Callable[[Batches, OnBatch], T],
     progress: Progress,
     task: str,
-    images: int | None = None,
 ) -> T:
     """Return what a pass over images gives.
 
@@ -63,11 +62,10 @@ def pass_over(
         measure: The pass; begins anew with every call, and tells of its progress.
         progress: Opened with the task and the number of images.
         task: A word for it.
-        images: How many of them the pass looks at, if not at all.
     """
 
     def attempt(size: int) -> T:
-        with progress(task, batches.summary.samples if images is None else images) as on_batch:
+        with progress(task, batches.summary.samples) as on_batch:
             return measure(replace(batches, batch_size=size), on_batch)
 
     return halving(attempt, max(1, min(batches.batch_size, batches.summary.samples)), task)

@@ -74,12 +74,7 @@ def batches_for(chain: Reader, data: Data | None, **options: Any) -> Batches:
     return open_data(found, chain.preprocessing, chain.classes, **options)
 
 
-def calibration_images(batches: Batches) -> list[Tensor]:
-    """Return the first batches (n, c, h, w): images that blocks are chosen on, labels left aside."""
+def calibration_images(batches: Batches, seed: int) -> list[Tensor]:
+    """Return batches (n, c, h, w), drawn by a seed: images that blocks are chosen on, labels left aside."""
     enough = SMALL_IMAGES if is_small(batches.preprocessing) else LARGE_IMAGES
-    seen: list[Tensor] = []
-    for images, _ in batches:
-        seen.append(images)
-        if sum(map(len, seen)) >= enough:
-            break
-    return seen
+    return [images for images, _ in batches.drawn(enough, seed)]

@@ -21,6 +21,8 @@ from resprune.trajectory import Batch, OnBatch
 
 STATISTICS = "batch-norm statistics"
 COMPENSATION = "compensation"
+STATISTICS_IMAGES = 8192
+"""More change nothing, and wait in memory, encoded."""
 NOTHING_LOST = 1e-8
 """Divergence in nats below which a network's outputs are the original's but for rounding."""
 
@@ -80,21 +82,21 @@ def recover(
         steps.append((best, record))
 
     if norms_behind(pruned, plan.removed[0]):
+        seen = min(samples - held, STATISTICS_IMAGES)
         again = pass_over(
-            calibration,
+            calibration.drawn(seen, seed),
             lambda batches, on_batch: re_estimate(pruned, batches, on_batch, first=plan.removed[0]),
             progress,
             "re-estimate",
         )
-        judge(STATISTICS, samples - held, again)
+        judge(STATISTICS, seen, again)
     seen = min(samples - held, affordable_images(chain))
     if can_compensate(chain, pruned, plan):
         fitted = pass_over(
-            calibration,
+            calibration.drawn(seen, seed),
             lambda batches, on_batch: compensate(chain, pruned, plan, batches, seed=seed, on_batch=on_batch),
             progress,
             "compensate",
-            seen,
         )
         judge(COMPENSATION, seen, fitted)
     return steps

@@ -98,6 +98,36 @@ def test_a_sample_is_drawn_by_the_seed_and_keeps_the_order(tmp_path: Path) -> No
     assert open_data(path, SMALL, classes=10, samples=99).summary.samples == 10
 
 
+@pytest.mark.parametrize("layout", ["class folders", "Parquet"])
+def test_images_are_drawn_in_an_order_of_their_own(
+    image_folder: Callable[..., Path], tmp_path: Path, layout: str
+) -> None:
+    place = image_folder(each=12) if layout == "class folders" else parquet(tmp_path / "x.parquet", 120)
+    batches = open_data(place, SMALL, classes=10, samples=100, batch_size=20)
+    everything = list(batches)
+    labels = torch.cat([labels for _, labels in everything if labels is not None])
+    whole = list(zip(torch.cat([images for images, _ in everything]), labels, strict=True))
+    drawn = batches.drawn(50, seed=0)
+    assert drawn.summary.samples == len(drawn.source) == 50
+    found = list[int]()
+    for images, labels in drawn:
+        assert labels is not None
+        assert len(set(labels.tolist())) > 4  # of the ten classes, whatever the order of the files
+        for image, label in zip(images, labels, strict=True):
+            (where,) = (k for k, (other, _) in enumerate(whole) if torch.equal(image, other))
+            assert whole[where][1] == label
+            found.append(where)
+    assert len(set(found)) == 50
+    assert found != sorted(found)
+
+    def order(count: int, seed: int) -> list[str]:
+        return [item.where for item in batches.drawn(count, seed).source]
+
+    assert order(50, 0) == order(50, 0) == order(99, 0)[:50]
+    assert order(50, 0) != order(50, 1)
+    assert len(order(1000, 0)) == 100
+
+
 def test_splits_are_looked_for_in_the_order_of_the_purpose(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         parquet(tmp_path / "all" / f"{split}-0.parquet", 2)

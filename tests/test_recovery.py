@@ -12,7 +12,9 @@ import torch
 from commands import refusal, run
 from rich.console import Console
 
-from resprune import pipeline, recovery
+from resprune import choosing, pipeline, reading, recovery
+from resprune.data import open_data
+from resprune.records import Budget
 from resprune.report import card, pruning
 
 
@@ -54,6 +56,40 @@ def pruned_json(*words: object) -> dict[str, Any]:
     result = run("prune", *words, "--json")
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
+
+
+def test_class_folders_are_not_read_class_by_class(
+    cifar_file: Path, image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks are chosen, and networks recovered, on images of all classes, though the folders are sorted."""
+    chain = pipeline.load(cifar_file)
+    images = open_data(image_folder(each=20), chain.preprocessing, chain.classes, batch_size=32)
+    label_of = dict[bytes, int]()
+    for batch, labels in images:
+        assert labels is not None
+        label_of |= zip((image.numpy().tobytes() for image in batch), labels.tolist(), strict=True)
+    seen = dict[str, list[set[int]]]()
+
+    def spy(module: Any, name: str, position: int) -> None:
+        compute = getattr(module, name)
+
+        def spied(*args: Any, **options: Any) -> Any:
+            batches = [batch if isinstance(batch, torch.Tensor) else batch[0] for batch in args[position]]
+            seen[name] = [{label_of[image.numpy().tobytes()] for image in batch} for batch in batches]
+            return compute(*args, **options)
+
+        monkeypatch.setattr(module, name, spied)
+
+    monkeypatch.setattr(reading, "SMALL_IMAGES", 40)
+    monkeypatch.setattr(recovery, "affordable_images", lambda chain: 40)
+    spy(choosing, "removals", 1)
+    spy(recovery, "re_estimate", 1)
+    spy(recovery, "compensate", 3)
+    choice = pipeline.choose_for(chain, images, Budget(macs=0.7))
+    pipeline.prune(chain, choice.plan, images)
+    assert seen.keys() == {"removals", "re_estimate", "compensate"}
+    assert len(set.union(*seen["removals"])) == len(set.union(*seen["compensate"])) == 10
+    assert min(map(len, seen["re_estimate"][:-1])) > 5  # norms see every batch by itself
 
 
 def test_statistics_are_re_estimated_by_default(

@@ -210,6 +210,9 @@ class Images:
     def divide(self, first: int, seed: int) -> tuple[Images, Images]:
         return Images(self.images[:first], first), Images(self.images[first:], self.batch_size)
 
+    def drawn(self, count: int, seed: int) -> Images:
+        return Images(self.images[:count], self.batch_size)
+
     def __iter__(self) -> Iterator[Batch]:
         return ((images, None) for images in self.images.split(self.batch_size))
 

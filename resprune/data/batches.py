@@ -19,7 +19,7 @@ from torchvision.transforms import functional as TF
 from resprune.checkpoint import DEMO, DEMO_FOLDER
 from resprune.data import readers
 from resprune.data.identity import identify
-from resprune.data.sources import LAYOUTS, CheckedLabels, Item, Sample, Source, find_source
+from resprune.data.sources import LAYOUTS, CheckedLabels, Item, Sample, Shuffled, Source, find_source
 from resprune.data.splits import VALIDATION_FIRST
 from resprune.errors import DataError, UsageError
 from resprune.records import DataSummary, Preprocessing
@@ -49,6 +49,16 @@ class Batches:
         chosen = draw(len(self.source), first, seed)
         others = frozenset(range(len(self.source))) - chosen
         return self._some(chosen), self._some(others)
+
+    def drawn(self, count: int, seed: int) -> Batches:
+        """Return so many images, or all where there are fewer, drawn by a seed and in the order drawn.
+
+        Class folders are sorted by class: neither their first images nor their batches are a sample of all.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        order = tuple(torch.randperm(len(self.source), generator=generator)[:count].tolist())
+        summary = replace(self.summary, samples=len(order))
+        return replace(self, source=Shuffled(self.source, order), summary=summary)
 
     def first(self, count: int) -> Tensor:
         """Return the first images (count, c, h, w), or all where there are fewer."""

@@ -236,6 +236,20 @@ class Sample(_View):
 
 
 @dataclass(frozen=True)
+class Shuffled(_View):
+    """Some images of another source, in an order of their own; all of them wait in memory, undecoded."""
+
+    order: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Item]:
+        items = dict(zip(sorted(self.order), Sample(self.source, frozenset(self.order)), strict=True))
+        return (items[index] for index in self.order)
+
+
+@dataclass(frozen=True)
 class CheckedLabels(_View):
     """A source whose labels are checked one by one: a wrong one would make an accuracy a lie."""
 
