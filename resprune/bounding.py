@@ -15,7 +15,7 @@ from resprune.bounds import check_sub, check_weights, exit_losses
 from resprune.chain import ResidualChain
 from resprune.data import VALIDATION_FIRST
 from resprune.memory import pass_over
-from resprune.pipeline import Data, Progress, batches_for, silent
+from resprune.reading import Data, Progress, batches_for, silent, with_demo
 from resprune.records import RECIPES, Analysis, Bounds
 
 
@@ -50,9 +50,8 @@ def bound(
     """
     weights = check(chain, sub, gamma=gamma, branch_decay=branch_decay)
     exit_losses(analysis.trajectory)
-    data = checkpoint.DEMO if data is None and chain.origin.path == checkpoint.DEMO else data
     options.setdefault("order", VALIDATION_FIRST)
-    batches = batches_for(sub, data, **options)
+    batches = batches_for(sub, with_demo(data, chain), **options)
     measured = pass_over(
         batches,
         lambda images, on_batch: trajectory.measure(sub, images, drops=False, on_batch=on_batch),

@@ -236,14 +236,16 @@ def _count(chain: ResidualChain) -> tuple[int, tuple[tuple[int, int], ...]]:
     recipe = chain.preprocessing
     image = torch.empty(1, recipe.channels, recipe.height, recipe.width, device="meta")
     costs = []
-    known: dict[tuple[str, torch.Size], tuple[int, torch.Size]] = {}
+    known: dict[object, tuple[int, torch.Size]] = {}
     left_out = 0
     with torch.no_grad(), _ShapesOnly(), FlopCounterMode(display=False) as counter:
         x = chain.stem(image)
         for block in chain.blocks:
             for step in block.lead:
                 x = step(x)
-            kind = (repr(block.part.module), x.shape)  # most blocks of a stage are alike: run one of them
+            # Most blocks of a stage are alike: run one of them. A user's own layers need not tell all they are.
+            own = tuple(parameter.shape for parameter in block.part.module.parameters())
+            kind = repr(block.part.module), own, x.shape
             if kind in known:
                 macs, shape = known[kind]
                 x, left_out = x.new_empty(shape), left_out + macs

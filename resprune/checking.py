@@ -13,12 +13,13 @@ from typing import Any
 
 from resprune import comparing, gate, pipeline
 from resprune.chain import ResidualChain
-from resprune.checkpoint import DEMO, files_of
+from resprune.checkpoint import files_of
 from resprune.data import TEST_FIRST
 from resprune.errors import OutputError, ResPruneError, UsageError
 from resprune.exporting import integrity
 from resprune.gate import Rule
 from resprune.latency import SECONDS
+from resprune.reading import with_demo
 from resprune.records import (
     CheckOutcome,
     Comparison,
@@ -70,8 +71,7 @@ def check(
         DataError: where images cannot be read.
     """
     rule = Rule(confidence, strict)
-    if data is None and DEMO in [own.origin.path for own in (candidate, against) if own is not None]:
-        data = DEMO
+    data = with_demo(data, candidate, against)
     gate.check_limits(limits, against=against is not None, images=data is not None)
     verified = _hashes(candidate, rule) if hashes else None
     if not limits.named and verified is None:

@@ -17,7 +17,7 @@ from resprune.memory import pass_over
 from resprune.reading import Data, Progress, batches_for, calibration_images, silent
 from resprune.records import Alternative, Budget, DataSummary, Method, PrunePlan, Recipe, Removal, Speed
 from resprune.restoration import CHOICE_IMAGES, Restoration, Restored
-from resprune.search import parameter_savings, savings
+from resprune.search import parameter_savings, prices, savings
 from resprune.selection import surgical
 from resprune.sensitivity import removals
 from resprune.surgery import remove_blocks
@@ -44,7 +44,7 @@ class Choice:
 
     Attributes:
         plan: Which blocks go.
-        data: The images that it was chosen on; None where none were read.
+        data: The images that it was chosen and judged on; None where none were read.
         restored: The network whose accuracy was judged; None where none was made.
         drop: Points of accuracy lost on the images that judged; None where none was asked for.
     """
@@ -109,7 +109,7 @@ def choose_for(
     reading = {"split": split, "seed": seed, "batch_size": batch_size}
     images = batches_for(chain, data, samples=samples, order=CHOICE_FIRST, **reading)
     restoration = Restoration(chain, None, None, seed, progress)
-    judge, others = None, images
+    judge, others, seen = None, images, images.summary
     if budget.max_drop is not None:
         if not images.labelled:
             raise DataError(
@@ -129,6 +129,7 @@ def choose_for(
             **reading,
         )
         judge, others, restoration = restoration.divided(images)
+        seen = replace(judge.summary, samples=judge.summary.samples + others.summary.samples)
     chooser = Chooser(
         chain=chain,
         images=others,
@@ -141,7 +142,7 @@ def choose_for(
         tell=tell,
     )
     best = chooser.choose() if plan is None else chooser.judged(_confirmed(allowance, plan))
-    return Choice(best.plan, images.summary, best.restored, best.drop)
+    return Choice(best.plan, seen, best.restored, best.drop)
 
 
 def _confirmed(allowance: Allowance, plan: PrunePlan) -> PrunePlan:
@@ -165,7 +166,8 @@ def _prices(chain: ResidualChain, budget: Budget, latency_batch: int, seed: int)
     """Return what each block's removal is worth for a budget."""
     if budget.speedup is not None:
         return block_prices(chain, images_to_time(chain, latency_batch, seed))
-    return parameter_savings(chain) if budget.macs is None and budget.parameters else savings(chain)
+    by_parameters = budget.macs is None and budget.parameters
+    return prices(parameter_savings(chain) if by_parameters else savings(chain))
 
 
 def _clock(chain: ResidualChain, latency_batch: int, seed: int) -> Clock:

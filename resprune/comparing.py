@@ -17,10 +17,10 @@ from torch import Tensor
 
 from resprune import agreement, latency, matching, pipeline
 from resprune.chain import ResidualChain, seeded_images
-from resprune.checkpoint import DEMO
 from resprune.data import TEST_FIRST, Batches, open_data
 from resprune.errors import UsageError
 from resprune.memory import pass_over
+from resprune.reading import with_demo
 from resprune.records import (
     BenchOutcome,
     Comparison,
@@ -74,7 +74,7 @@ def bench(
     batch_size: int = 1,
     rounds: int | None = None,
     seconds: float = latency.SECONDS,
-    channels_last: bool = False,
+    channels_last: bool | None = None,
     seed: int = 0,
 ) -> BenchOutcome:
     """Measure latency, throughput and peak memory on seeded noise, of two networks in the same rounds.
@@ -86,7 +86,8 @@ def bench(
         batch_size: Images in every call.
         rounds: How many calls of each; by default as many as ``seconds`` allow.
         seconds: Measure for so long, without warming up.
-        channels_last: Lay the input's memory out so.
+        channels_last: Lay the input's memory out so, or contiguously; by default so, as in every measurement of
+            resprune's, but for ONNX Runtime.
         seed: Of the input.
 
     Raises:
@@ -97,7 +98,9 @@ def bench(
         raise UsageError(f"a batch has at least one image, got {batch_size}")
     networks = [network] if against is None else [network, against]
     modes = ["onnxruntime" if isinstance(own, OnnxNetwork) else mode for own in networks]
-    if channels_last and "onnxruntime" in modes:
+    if channels_last is None:
+        channels_last = "onnxruntime" not in modes
+    elif channels_last and "onnxruntime" in modes:
         raise UsageError(
             "ONNX Runtime lays memory out as it likes", hint="leave --channels-last out, or use another mode"
         )
@@ -155,8 +158,7 @@ def compare(
     classes = matching.common_classes(first, second)
     shape = matching.common_shape(networks)
     recipes = [own.preprocessing for own in networks if own.preprocessing is not None]
-    if data is None and isinstance(first, ResidualChain) and first.origin.path == DEMO:
-        data = DEMO
+    data = with_demo(data, *networks)
     if data is None:
         matching.check_recipes(recipes, exactly=True)
         batches = _noise(shape, seed)

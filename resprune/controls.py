@@ -6,6 +6,7 @@ differ, and weights that were kept where training from scratch for as long does 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -85,18 +86,28 @@ def check_labels(kinds: Sequence[str], restoration: Restoration | None) -> None:
         )
 
 
-def random_plan(chain: ResidualChain, count: int, seed: int) -> PrunePlan:
-    """Return a plan that removes so many blocks drawn by a seed."""
-    generator = torch.Generator().manual_seed(seed)
-    removed = tuple(sorted(torch.randperm(chain.depth, generator=generator)[:count].tolist()))
-    return PrunePlan.without(removed, chain.depth, f"random, seed {seed}")
+def random_plans(chain: ResidualChain, count: int, draws: int) -> dict[int, PrunePlan]:
+    """Return plans that each remove so many blocks, by the seed that drew them: 0, 1, ..., each set once.
+
+    They are fewer than the draws asked for where there are fewer sets of so many blocks.
+    """
+    plans, drawn = dict[int, PrunePlan](), set[tuple[int, ...]]()
+    for seed in itertools.count():
+        if len(plans) == min(draws, math.comb(chain.depth, count)):
+            return plans
+        generator = torch.Generator().manual_seed(seed)
+        removed = tuple(sorted(torch.randperm(chain.depth, generator=generator)[:count].tolist()))
+        if removed not in drawn:
+            drawn.add(removed)
+            plans[seed] = PrunePlan.without(removed, chain.depth, f"random, seed {seed}")
+    raise AssertionError
 
 
 @torch.inference_mode()
 def random_band(
     chain: ResidualChain, batches: Iterable[Batch], count: int, *, on_batch: OnBatch | None = None
 ) -> Band:
-    """Return how far removing so many blocks at random moves the output, for `BAND_SEEDS` draws.
+    """Return how far removing so many blocks at random moves the output, for `BAND_SEEDS` draws at most.
 
     Args:
         chain: The network.
@@ -107,7 +118,7 @@ def random_band(
     Raises:
         DataError: where there are no images.
     """
-    plans = [random_plan(chain, count, seed).removed for seed in range(BAND_SEEDS)]
+    plans = [plan.removed for plan in random_plans(chain, count, BAND_SEEDS).values()]
     changes, agreements = [0.0] * len(plans), [0] * len(plans)
     square, samples = 0.0, 0
     for images, _ in batches:
@@ -143,19 +154,18 @@ def compare_with(
     Args:
         kinds: ``random``: as many blocks removed at random, and brought back the same way. ``scratch``: the
             plan's shape, trained from scratch as the plan's network is healed, without a teacher.
-        seeds: Number of networks of each kind, seeds 0, 1, ...
+        seeds: Number of networks of each kind; random ones are fewer where there are fewer sets of blocks.
         chain: The original.
         plan: To compare with.
         restoration: What the plan's network was brought back with; None for nothing.
         measure: Gives the figures of a network.
-
-    Raises:
-        UsageError: see `check_controls`.
     """
     found: list[Control] = []
     for kind in kinds if plan.removed else ():
-        for seed in range(seeds):
-            other = random_plan(chain, len(plan.removed), seed) if kind == "random" else plan
+        plans = dict.fromkeys(range(seeds), plan)
+        for seed, other in (
+            random_plans(chain, len(plan.removed), seeds) if kind == "random" else plans
+        ).items():
             network, raw = remove_blocks(chain, other), None
             if kind == "random":
                 raw = measure(network)
@@ -163,6 +173,6 @@ def compare_with(
             else:
                 assert restoration is not None
                 assert restoration.healer is not None
-                network = restoration.healer.from_scratch(network, seed, restoration.rounds)
+                network = restoration.healer.from_scratch(network, seed, restoration.rounds_for(plan))
             found.append(Control(kind, seed, other.removed, network.summary.macs, raw, measure(network)))
     return tuple(found)

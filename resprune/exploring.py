@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import torch
@@ -18,7 +18,7 @@ from resprune.reading import Data, Progress, batches_for, calibration_images, si
 from resprune.records import Figures, Frontier, Method, Point, PrunePlan, Recipe
 from resprune.recovery import STATISTICS
 from resprune.restoration import CHOICE_IMAGES, OnEpoch, Restoration
-from resprune.search import savings
+from resprune.search import prices, savings
 from resprune.sensitivity import order_removals
 from resprune.surgery import remove_blocks, skip_blocks
 from resprune.trajectory import OnBatch, Tally
@@ -43,8 +43,8 @@ def frontier(
 ) -> Frontier:
     """Measure the network without its least block, without its least two, and so on to none.
 
-    Half of the images judge; the order of removals, statistics and compensation come from the others. Where
-    there is a healing, both halves are of the images that it holds out, on which it chooses its epoch too. The
+    Half of the images judge; the order of removals, statistics and compensation come from the others. Where a
+    healing trains on that split, both halves are of the images that it holds out and chooses its epoch on. The
     test images are not for this: what is chosen on a frontier is measured on them afterwards, by
     `resprune.prune`.
 
@@ -82,13 +82,14 @@ def frontier(
         **reading,
     )
     judging, others, restoration = restoration.divided(images)
-    wish = {"method": method, "compensated": recover, "price": savings(chain), "seed": seed}
+    wish = {"method": method, "compensated": recover, "price": prices(savings(chain)), "seed": seed}
     order = [removal.index for removal in order_removals(chain, calibration_images(others, seed), **wish)]
     gone = [tuple(sorted(order[:count])) for count in range(chain.depth + 1)]
     # Skipping blocks on the fly is the pruned network's work without its copy of the weights.
     networks = [partial(_without, chain, removed) for removed in gone]
     times = measure(networks, images_to_time(chain, latency_batch, seed))
     judge, points = Judge(chain, judging, progress), list[Point]()
+    seen = replace(judging.summary, samples=judging.summary.samples + others.summary.samples)
     for removed, latency in zip(gone, times, strict=True):
         rule, turn = f"{method}, {len(removed)} blocks", tuple(order[: len(removed)])
         plan = PrunePlan.without(removed, chain.depth, rule, turn)
@@ -105,7 +106,7 @@ def frontier(
             Point(removed, plan.depth, size.macs, size.parameters, latency, raw, statistics, recovered)
         )
         tell(points[-1])
-    return Frontier(chain.summary, judging.summary, images.summary, method, tuple(order), tuple(points))
+    return Frontier(chain.summary, judging.summary, seen, method, tuple(order), tuple(points))
 
 
 def _without(chain: ResidualChain, removed: tuple[int, ...], images: Tensor) -> Tensor:

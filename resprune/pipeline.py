@@ -17,18 +17,19 @@ from typing import Any
 
 from torch import Tensor
 
-from resprune import checkpoint, doubt, surgery, trajectory
+from resprune import doubt, surgery, trajectory
 from resprune.chain import ResidualChain, seeded_images
 from resprune.checks import check_network
 from resprune.choosing import Choice, choose_for
-from resprune.controls import Measure, check_labels, compare_with, random_band
+from resprune.controls import Measure, check_controls, check_labels, compare_with, random_band
 from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST
+from resprune.errors import UsageError
 from resprune.exporting import folder as output
 from resprune.exporting import verifying
 from resprune.families import FAMILIES
 from resprune.loading import load
 from resprune.memory import pass_over
-from resprune.reading import Data, Progress, batches_for, silent
+from resprune.reading import Data, Progress, batches_for, silent, with_demo
 from resprune.records import (
     Analysis,
     Control,
@@ -158,7 +159,8 @@ def prune(
         recover: Try new batch-norm statistics and compensation, and keep them where they help.
         heal: Train by this recipe too, the original its teacher.
         heal_rounds: Remove the blocks in so many parts, and bring the network back after each.
-        restored: What brought the network back when it was chosen, in the place of both.
+        restored: What brought the network back when it was chosen, in the place of both; controls are brought
+            back the same way.
         controls: ``random``, ``scratch``: networks to compare with; see `resprune.controls`.
         control_seeds: Number of networks of each kind.
         recover_split: Of the images for both; by default validation, else train, and train for healing.
@@ -170,15 +172,20 @@ def prune(
         options: Of `resprune.data.open_data`: split, samples, seed, batch_size.
 
     Raises:
+        UsageError: where images are needed and there are none.
         VerificationError: where the result is not what the plan says.
         TrainingError: where the loss is not finite.
     """
+    there = with_demo(data, chain) is not None
+    check_controls(controls, heals=heal is not None, images=there)
+    if heal is not None and not there:
+        raise UsageError("a network is healed on images", hint="name some with --data")
     cut = surgery.remove_blocks(chain, plan)
     check_network(cut)
     done = Restored(cut)
     beside: tuple[Control, ...] = ()
     few = None
-    if data is None and chain.origin.path != checkpoint.DEMO:
+    if not there:
         images = seeded_images(chain.preprocessing, SEEDED_IMAGES, options.get("seed", 0))
         seeded, summary = [(batch, None) for batch in images.split(4)], None
         with progress("verify", SEEDED_IMAGES) as on_batch:
@@ -186,8 +193,8 @@ def prune(
         after = raw
     else:
         own = {name: options[name] for name in ("seed", "batch_size") if name in options}
-        restoration = None
-        if plan.removed and (recover or heal is not None):
+        restoration = None if restored is None else restored.by
+        if restored is None and plan.removed and (recover or heal is not None):
             restoration = Restoration.open(
                 chain,
                 data,

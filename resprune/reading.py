@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ Progress = Callable[[str, int], AbstractContextManager[OnBatch]]
 """Opened with a description and the number of images; its value is told of every batch done."""
 Data = str | Path | Batches
 """A data spec, or batches that were opened before."""
+D = TypeVar("D", bound=Data)
 
 
 class Reader(Protocol):
@@ -43,17 +44,22 @@ def silent(description: str, images: int) -> AbstractContextManager[OnBatch]:
     return nullcontext(lambda done: None)
 
 
+def with_demo(data: D | None, *networks: Reader | None) -> D | str | None:
+    """Return the data, or where none is named and the demo is among the networks, what the demo brings."""
+    there = any(own is not None and own.origin.path == checkpoint.DEMO for own in networks)
+    return checkpoint.DEMO if data is None and there else data
+
+
 def spec_for(chain: Reader, data: Data | None) -> Data:
-    """Return what to read for a chain: the demo brings its own data.
+    """Return what to read for a chain.
 
     Raises:
-        UsageError: where nothing is named and the chain is another.
+        UsageError: where nothing is named, and the chain is not the demo.
     """
-    if data is None:
-        if chain.origin.path != checkpoint.DEMO:
-            raise UsageError("no data given", hint="name images with --data")
-        return checkpoint.DEMO
-    return data
+    found = with_demo(data, chain)
+    if found is None:
+        raise UsageError("no data given", hint="name images with --data")
+    return found
 
 
 def batches_for(chain: Reader, data: Data | None, **options: Any) -> Batches:

@@ -33,10 +33,12 @@ class Restored:
     Attributes:
         network: The best one in the end, without all of the plan's blocks.
         steps: What was tried, in turn; empty where nothing was removed or lost.
+        by: What did it, for networks that are to be brought back the same way.
     """
 
     network: ResidualChain
     steps: tuple[Step, ...] = ()
+    by: Restoration | None = None
 
 
 @dataclass(frozen=True)
@@ -117,12 +119,14 @@ class Restoration:
         """Return images that judge, others to choose on, and a restoration that has not seen the first.
 
         Args:
-            images: To divide where nothing is trained; else those that the training holds out are.
+            images: To divide; where the training is on the same split, those that it holds out are instead.
 
         Raises:
             DataError: where there are fewer than two.
         """
-        images = (None if self.healer is None else self.healer.images.held_out) or images
+        training = None if self.healer is None else self.healer.images
+        if training is not None and training.held_out is not None:
+            images = training.held_out if training.summary.split == images.summary.split else images
         if len(images.source) < 2:
             raise DataError(
                 "one image is too few to choose on some and judge on others",
@@ -139,9 +143,9 @@ class Restoration:
         teacher in every round.
         """
         order = plan.order or plan.removed[::-1]
-        rounds = min(self.rounds, len(order))
+        rounds = self.rounds_for(plan)
         if not order:
-            return Restored(pruned)
+            return Restored(pruned, by=self)
         if rounds == 1:
             return self._restored(pruned, plan)
         network, gone, steps = self.chain, frozenset[int](), list[Step]()
@@ -153,7 +157,11 @@ class Restoration:
             done = self._restored(network, PrunePlan.without(more, self.chain.depth, "rounds so far"))
             network, gone = done.network, more
             steps += done.steps
-        return Restored(network, tuple(steps))
+        return Restored(network, tuple(steps), self)
+
+    def rounds_for(self, plan: PrunePlan) -> int:
+        """Return in how many parts the blocks of a plan go: one block at least in each."""
+        return min(self.rounds, len(plan.removed))
 
     def _restored(self, pruned: ResidualChain, plan: PrunePlan) -> Restored:
         steps: list[Step] = []
@@ -161,7 +169,7 @@ class Restoration:
             steps = recover(self.chain, pruned, plan, self.images, seed=self.seed, progress=self.progress)
         if self.healer is not None and self._lost(pruned):
             steps.append(self.healer.heal(steps[-1][0] if steps else pruned, len(plan.removed)))
-        return Restored(steps[-1][0] if steps else pruned, tuple(steps))
+        return Restored(steps[-1][0] if steps else pruned, tuple(steps), self)
 
     def _lost(self, pruned: ResidualChain) -> bool:
         """Whether there is anything to heal."""

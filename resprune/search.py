@@ -61,6 +61,11 @@ def parameter_savings(chain: ResidualChain) -> tuple[int, ...]:
     return tuple(sum(p.numel() for p in block.branch.parameters()) for block in chain.blocks)
 
 
+def prices(saved: Iterable[int]) -> tuple[int, ...]:
+    """Return what is saved as prices, which are positive: a branch may have no convolution and no parameter."""
+    return tuple(max(1, own) for own in saved)
+
+
 @dataclass
 class Search:
     """The chain with some blocks removed, over the calibration images, against the whole chain."""
@@ -167,7 +172,7 @@ class Search:
         gates = {k: torch.ones(len(x), 1, 1, 1, device=x.device, requires_grad=True) for k in left}
         with torch.enable_grad():
             for block in self.chain.blocks:
-                x = block.skip(x) if block.index in removed else gated(block, x, gates[block.index])
+                x = block.skip(x) if block.index in removed else gated(block, x, gates.get(block.index, 1.0))
             logits = self.chain.resume(self.chain.depth, x)
         q, p = logits.detach().softmax(1), original.softmax(1)
         signs = torch.randint(0, 2, q.shape, generator=self._generator).to(q) * 2 - 1

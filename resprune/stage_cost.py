@@ -98,12 +98,20 @@ def branch_penalty(chain: ResidualChain, branch_decay: float) -> float:
 def vanishing_group(block: Block) -> list[nn.Parameter]:
     """Return the parameters that switch the branch off: its last convolution, and what follows it.
 
-    Empty where the branch does not end in a convolution that is known to be run after all others.
+    Empty where the branch does not end in a convolution that is known to be run after all others, or where a
+    norm behind it gives something of zeros: its mean, which no parameter of its own can switch off.
     """
     layers = leaves(block.branch)
     convolutions = [index for index, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
     tail = layers[convolutions[-1] :] if convolutions else []
+    if any(buffers and not parameters for buffers, parameters in map(_tensors, tail)):
+        return []
     return [parameter for layer in tail for parameter in layer.parameters()]
+
+
+def _tensors(layer: nn.Module) -> tuple[int, int]:
+    """Return how many buffers and parameters a layer has."""
+    return len(list(layer.buffers())), len(list(layer.parameters()))
 
 
 def check_vanishing(chain: ResidualChain) -> None:

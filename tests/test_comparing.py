@@ -289,9 +289,20 @@ def test_the_terminal_shows_twenty_and_counts_the_rest(
     assert max(map(len, shown.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("names", [("demo", "other"), ("other", "demo")])
+def test_the_demo_brings_its_images_on_either_side(names: tuple[str, str]) -> None:
+    chain = resprune.load("demo", device="cpu")
+    networks = {"demo": chain, "other": replace(chain, origin=replace(chain.origin, path="other.safetensors"))}
+    first, second = (networks[name] for name in names)
+    found = resprune.compare(first, second, samples=20)
+    assert found.data is not None
+    assert (found.data.spec, found.data.samples) == ("demo", 20)
+    assert found.likeness.agreement == 1
+
+
 def test_bench_on_the_terminal(cifar_file: Path, other_file: Path) -> None:
     shown = run("bench", cifar_file, "--against", other_file, "--rounds", "2", "--threads", "1").stdout
-    assert "Input 1 x 3 x 32 x 32, cpu, 1 thread; 2 rounds" in shown
+    assert "Input 1 x 3 x 32 x 32, channels last, cpu, 1 thread; 2 rounds" in " ".join(shown.split())
     assert f"{cifar_file.name} takes " in shown.replace("\n", " ")
 
 

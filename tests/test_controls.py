@@ -12,17 +12,26 @@ from commands import refusal, run
 from conftest import ARCHITECTURES, make_chain, make_images
 from test_surgery import removing
 
-from resprune.controls import BAND_SEEDS, random_band, random_plan
+from resprune.controls import BAND_SEEDS, random_band, random_plans
 from resprune.surgery import remove_blocks
 
 
 def test_random_plans_are_drawn_by_their_seed() -> None:
     chain = make_chain(ARCHITECTURES["cifar option A"])
-    plans = [random_plan(chain, 3, seed) for seed in range(8)]
-    assert all(len(set(plan.removed)) == 3 for plan in plans)
-    assert all(sorted((*plan.removed, *plan.kept)) == list(range(chain.depth)) for plan in plans)
-    assert len({plan.removed for plan in plans}) > 3
-    assert plans == [random_plan(chain, 3, seed) for seed in range(8)]
+    plans = random_plans(chain, 3, 8)
+    assert [plan.rule for plan in plans.values()] == [f"random, seed {seed}" for seed in plans]
+    assert all(len(set(plan.removed)) == 3 for plan in plans.values())
+    assert all(sorted((*plan.removed, *plan.kept)) == list(range(chain.depth)) for plan in plans.values())
+    assert plans == random_plans(chain, 3, 8)
+    assert list(random_plans(chain, 3, 9).items())[:8] == list(plans.items())
+
+
+@pytest.mark.parametrize(
+    ("count", "draws", "expected"), [(3, 20, 20), (7, 5, 5), (7, 9, 8), (8, 3, 1), (0, 3, 1)]
+)
+def test_random_plans_are_never_the_same_twice(count: int, draws: int, expected: int) -> None:
+    plans = random_plans(make_chain(ARCHITECTURES["cifar option A"]), count, draws)
+    assert len(plans) == len({plan.removed for plan in plans.values()}) == expected
 
 
 def test_the_band_is_what_cut_networks_give() -> None:
@@ -33,8 +42,8 @@ def test_the_band_is_what_cut_networks_give() -> None:
     assert len(band.change_relative) == len(band.agreement) == BAND_SEEDS
     with torch.inference_mode():
         final = chain(images)
-        for seed in range(BAND_SEEDS):
-            cut = remove_blocks(chain, removing(chain, *random_plan(chain, 3, seed).removed))(images)
+        for seed, plan in enumerate(random_plans(chain, 3, BAND_SEEDS).values()):
+            cut = remove_blocks(chain, removing(chain, *plan.removed))(images)
             change = float((cut - final).norm() / final.norm())
             agreement = float((cut.argmax(1) == final.argmax(1)).float().mean())
             assert band.change_relative[seed] == pytest.approx(change, rel=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -13,13 +14,15 @@ import torch
 from conftest import ARCHITECTURES, make_chain, make_images
 from test_surgery import removing
 
+from resprune import pipeline
 from resprune.chain import ResidualChain
-from resprune.controls import check_labels
+from resprune.choosing import Chooser, choose_for
+from resprune.controls import check_labels, compare_with
 from resprune.data import Batches
 from resprune.divergence import divergence
 from resprune.errors import DataError, UsageError
 from resprune.healing import HEALING, Healer
-from resprune.records import RECIPES, Recipe
+from resprune.records import RECIPES, Budget, Evaluation, Recipe
 from resprune.restoration import Restoration
 from resprune.stage_cost import feature_loss
 from resprune.surgery import remove_blocks
@@ -138,6 +141,80 @@ def test_more_rounds_than_blocks_are_one_a_block(image_folder: Callable[..., Pat
     assert own.restore(chain, nothing).steps == ()
     with pytest.raises(UsageError, match="at least one round, got 0"):
         restoration(chain, image_folder("others"), 0)
+
+
+def test_from_scratch_is_trained_as_long_as_the_healing(
+    image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    own = restoration(chain, image_folder(each=4), 5)
+    asked = list[int]()
+    monkeypatch.setattr(
+        Healer, "from_scratch", lambda self, pruned, seed, rounds: (asked.append(rounds), pruned)[1]
+    )
+    figures = Evaluation(None, None, None, 0)
+    compare_with(["scratch"], 1, chain, removing(chain, 2, 6), own, lambda network: figures)
+    assert asked == [2]
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_a_drop_is_judged_on_images_that_nothing_is_trained_on(
+    image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, validation: bool
+) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    root = image_folder("data/train", each=10).parent
+    if validation:
+        image_folder("data/val", each=3)
+    judged = list[Batches]()
+    measured = Chooser._measured
+
+    def spied(self: Chooser, network: ResidualChain) -> float:
+        assert self.judge is not None
+        judged.append(self.judge)
+        return measured(self, network)
+
+    monkeypatch.setattr(Chooser, "_measured", spied)
+    recipe = replace(RECIPES["heal"], batch_size=16, steps=1, hold_out=0.2, rate=1e-9)
+    choice = choose_for(chain, root, Budget(max_drop=100), heal=recipe, device="cpu")
+    assert choice.data is not None
+    assert (choice.data.split, choice.data.samples) == (("validation", 30) if validation else ("train", 20))
+    assert {(own.summary.split, own.summary.samples) for own in judged} == {
+        (choice.data.split, choice.data.samples // 2)
+    }
+
+
+def test_controls_are_brought_back_as_the_chosen_network_was(
+    image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    data = image_folder(each=6)
+    choice = choose_for(chain, data, Budget(max_drop=100), device="cpu")
+    assert choice.restored is not None
+    seen = list[Restoration]()
+    monkeypatch.setattr(Restoration, "open", None)  # the images are not opened once more
+    restore = Restoration.restore
+    monkeypatch.setattr(
+        Restoration, "restore", lambda self, cut, plan: (seen.append(self), restore(self, cut, plan))[1]
+    )
+    plan = choice.plan
+    outcome = pipeline.prune(
+        chain, plan, data, restored=choice.restored, controls=["random"], control_seeds=2
+    ).outcome
+    assert len(outcome.controls) == len(seen) == min(2, math.comb(chain.depth, len(plan.removed)))
+    assert all(own is choice.restored.by for own in seen)
+    assert seen[0].images is not None
+    assert seen[0].images.summary.samples == 30  # of 60: the others have judged
+
+
+def test_nothing_is_healed_or_compared_without_images() -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    plan = removing(chain, 1)
+    with pytest.raises(UsageError, match="healed on images"):
+        pipeline.prune(chain, plan, heal=RECIPES["heal"])
+    with pytest.raises(UsageError, match="controls are compared on images"):
+        pipeline.prune(chain, plan, controls=["random"])
+    with pytest.raises(UsageError, match="no control 'bogus'"):
+        pipeline.prune(chain, plan, controls=["bogus"])
 
 
 def test_images_without_labels_heal_as_labelled_ones_do(image_folder: Callable[..., Path]) -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from resprune.chain import ResidualChain
 from resprune.errors import ArchitectureError, DataError, UsageError
-from resprune.records import Architecture, PrunePlan, Removal
+from resprune.records import Architecture, Method, PrunePlan, Removal
 from resprune.search import Search, gated, savings
 from resprune.sensitivity import EFFORT, order_removals
 from resprune.stage_cost import vanishing_group
@@ -100,6 +100,15 @@ def test_with_all_blocks_tried_it_is_greedy_elimination(small: ResidualChain, ra
     order = order_removals(small, [images], count=4, price=price, effort=None)
     assert [r.index for r in order] == greedy(small, images, 4, price)
     assert [r.price for r in order] == [price[r.index] for r in order]
+
+
+@pytest.mark.parametrize("method", ["stagewise", "tail"])
+def test_gates_rank_the_blocks_that_may_go(small: ResidualChain, method: Method) -> None:
+    images = make_images(small, 6)
+    order = order_removals(small, [images], method=method, rank="gates", effort=0.1)
+    assert sorted(r.index for r in order) == list(range(small.depth))
+    if method == "tail":
+        assert [r.index for r in order] == list(reversed(range(small.depth)))
 
 
 def test_slope_and_curvature_are_those_of_finite_differences(small: ResidualChain) -> None:

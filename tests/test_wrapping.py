@@ -12,13 +12,15 @@ import torch
 from conftest import make_images
 from own import RECIPE, BuiltFamily, OwnFamily, own, removing
 from test_exits import loop
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.resnet import Bottleneck, ResNet
 
 import resprune
 from resprune.errors import ArchitectureError, UsageError
 from resprune.exits import SkipChainExits
 from resprune.families.torchvision_resnet import TorchvisionResNet
+from resprune.stage_cost import check_vanishing, zero_branches
 from resprune.surgery import remove_blocks, skip_blocks
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "adapters.md"
@@ -75,6 +77,46 @@ def test_folders_come_back_also_when_pruned_twice(tmp_path: Path) -> None:
     torch.testing.assert_close(twice.chain.network(images), expected, rtol=1e-4, atol=1e-5)
     again = resprune.prune(resprune.load(tmp_path / "once", device="cpu", family=BuiltFamily()), removing(3, 1))
     assert torch.equal(again.chain.network(images), twice.chain.network(images))
+
+
+class Hidden(nn.Module):
+    """A layer of the user's own: its representation tells nothing of its size."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(width, 6, 3, 3) / 10)
+        self.second = nn.Parameter(torch.randn(6, width, 3, 3) / 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(x, self.first, padding=1).relu(), self.second, padding=1)
+
+
+def test_macs_are_those_of_every_block() -> None:
+    network = own()
+    network.body[0].conv, network.body[1].conv = Hidden(4), Hidden(64)
+    chain = resprune.wrap(network.eval(), OwnFamily(), preprocessing=RECIPE)
+    assert [macs for macs, _ in chain.costs[:2]] == [32 * 32 * 2 * 6 * width * 9 for width in (4, 64)]
+
+
+def test_a_branch_may_have_nothing_that_multiplies(image_folder: Callable[..., Path]) -> None:
+    network = own()
+    network.body[1].conv = nn.AvgPool2d(3, 1, 1)
+    chain = resprune.wrap(network.eval(), OwnFamily(), preprocessing=RECIPE)
+    data = image_folder(classes=4, each=6)
+    assert sorted(resprune.frontier(chain, data).order) == list(range(5))
+    assert resprune.choose_for(chain, data, resprune.Budget(macs=0.9)).plan.removed != (1,)
+
+
+def test_a_norm_that_gives_something_of_zeros_cannot_vanish() -> None:
+    network = own()
+    network.body[2].norm = nn.BatchNorm2d(9, affine=False)
+    chain = resprune.wrap(network.eval(), OwnFamily(), preprocessing=RECIPE)
+    with torch.no_grad():
+        for parameter in chain.blocks[2].branch.parameters():
+            parameter.zero_()
+    assert zero_branches(chain) == ()
+    with pytest.raises(ArchitectureError, match="could be set to zero"):
+        check_vanishing(chain)
 
 
 def traces(network: nn.Module) -> list[Any]:

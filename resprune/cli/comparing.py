@@ -28,8 +28,13 @@ def bench(
         typer.Option(min=1, metavar="N", help="Measure so many rounds instead.", show_default=False),
     ] = None,
     channels_last: Annotated[
-        bool, typer.Option("--channels-last", help="Lay the input out so; often faster on large images.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--channels-last/--contiguous",
+            help="Memory format of input [the first].",
+            show_default=False,
+        ),
+    ] = None,
     as_json: options.Json = False,
     device: options.Device = "auto",
     threads: options.Threads = None,

@@ -28,7 +28,7 @@ def bench(outcome: BenchOutcome) -> RenderableType:
     timings = [first] if other is None else [first, other]
     latency = first.latency
     size = " x ".join(map(str, (latency.batch_size, *outcome.shape)))
-    layout = ", channels last" if outcome.channels_last else ""
+    layout = ", channels last" if outcome.channels_last else ", contiguous"
     threads = "1 thread" if latency.threads == 1 else f"{latency.threads} threads"
     rounds = f"{latency.rounds:,} rounds, median (interquartile range)"
     head = Text(f"Input {size}{layout}, {latency.device}, {threads}; {rounds}")
