@@ -160,6 +160,9 @@ def compare(
     recipes = [own.preprocessing for own in networks if own.preprocessing is not None]
     data = with_demo(data, *networks)
     if data is None:
+        for name in ("split", "samples"):
+            if options.get(name) is not None:
+                raise UsageError(f"{name} is of images, and none are named", hint="name some with --data")
         matching.check_recipes(recipes, exactly=True)
         batches = _noise(shape, seed)
         with progress("compare", SEEDED_IMAGES) as on_batch:

@@ -57,7 +57,8 @@ def load(
     try:
         chain = replace(chain, preprocessing=chain.preprocessing.changed(**recipe))
     except ValueError as error:
-        raise UsageError(f"no preprocessing: {error}", hint="--mean 0.5,0.5,0.5 --std 0.5,0.5,0.5") from error
+        halves = ",".join(["0.5"] * chain.preprocessing.channels)
+        raise UsageError(f"no preprocessing: {error}", hint=f"--mean {halves} --std {halves}") from error
     if chain.device.type == "meta":
         return chain
     if device == "auto":

@@ -20,11 +20,14 @@ def common_shape(networks: Sequence[Network]) -> tuple[int, int, int]:
     sizes = []
     for known in ({size for size in axis if size is not None} for axis in zip(*shapes, strict=True)):
         if len(known) > 1:
+            same_channels = bool(sizes)
             told = " and ".join(" x ".join(str(size or "any") for size in shape) for shape in shapes)
             raise UsageError(
                 f"the networks take different input: {told}",
                 where=networks[-1].origin.path,
-                hint="--input-size sets a checkpoint's",
+                hint="--input-size sets a checkpoint's"
+                if same_channels
+                else "only networks of as many channels can be compared",
             )
         if not known:
             raise UsageError(

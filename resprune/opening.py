@@ -92,7 +92,7 @@ def fill(checkpoint: Checkpoint, architecture: Architecture, family: Family) -> 
         raise ArchitectureError(
             f"the weights do not fit {architecture.name} ({_first_mismatch(error)})",
             where=where,
-            hint="resprune inspect shows what was recognised",
+            hint="the file may be damaged or edited; --arch NAME, if it is another network",
         ) from error
     numberless = [name for name, buffer in network.named_buffers() if buffer.device.type == "meta"]
     if device == "meta" and numberless and not any(tensor.device.type == "meta" for tensor in weights.values()):
@@ -193,4 +193,4 @@ def _architecture(checkpoint: Checkpoint, wish: Wish, family: Family | None) -> 
 
 def _first_mismatch(error: RuntimeError) -> str:
     lines = str(error).splitlines()
-    return " ".join((lines[1] if len(lines) > 1 else lines[0]).split())[:200]
+    return " ".join((lines[1] if len(lines) > 1 else lines[0]).split())[:200].rstrip(". ")

@@ -40,7 +40,10 @@ def check_wishes(budget: Budget | None = None, **wishes: object) -> None:
         UsageError: says what to give.
     """
     named = [name for name, wish in wishes.items() if wish is not None]
-    if len(named) > 1 or not (named or budget):
+    if len(named) > 1:
+        told = " and ".join(f"--{name}" for name in named)
+        raise UsageError(f"{told} each say which blocks go", hint="give one of them, here or in the --config")
+    if not (named or budget):
         raise UsageError(
             "give a tolerance, a depth or blocks to remove, one of them, or a budget",
             hint="--tol 1e-3, or --depth 9, or --remove 3,5,layer3.2, or --target-macs 0.6 --max-drop 0.5",
@@ -87,7 +90,7 @@ def select(
         return _tail([row.residual_norm_relative for row in rows], tol)
     assert depth is not None
     if not 0 <= depth <= total:
-        raise UsageError(f"depth {depth} is out of range, {_what_there_is(paths or (), total)}")
+        raise UsageError(f"depth {depth} is out of range, the network has {total} blocks: 0 to {total} stay")
     kept, gone = f"kept: among the first {depth}", f"removed: not among the first {depth}"
     return _first(f"tail, depth {depth}", depth, (kept,) * depth + (gone,) * (total - depth))
 
@@ -171,7 +174,7 @@ def _index(name: int | str, paths: Sequence[str], there: str) -> int:
             )
         return index
     if number is None:
-        raise UsageError(f"there is no block {name!r}, {there}")
+        raise UsageError(f"there is no block {name!r}, {there}", hint="name every block, with commas between")
     return number
 
 

@@ -216,9 +216,9 @@ def test_measuring_without_data_is_wrong_use(cifar_file: Path, command: str) -> 
     ("wish", "message"),
     [
         ([], "give a tolerance, a depth or blocks to remove, one of them, or a budget; --tol 1e-3, or"),
-        (["--tol", 0.1, "--depth", 2], "a depth or blocks to remove, one of them"),
-        (["--tol", 0.1, "--remove", 2], "a depth or blocks to remove, one of them"),
-        (["--depth", 0, "--remove", ""], "a depth or blocks to remove, one of them"),
+        (["--tol", 0.1, "--depth", 2], "--tol and --depth each say which blocks go; give one of them"),
+        (["--tol", 0.1, "--remove", 2], "--tol and --remove each say"),
+        (["--depth", 0, "--remove", ""], "--depth and --remove each say"),
         (
             ["--remove", "3,layer9.1"],
             "there is no block 'layer9.1', the network has the blocks 0..7: layer1.0, ",
@@ -228,7 +228,8 @@ def test_measuring_without_data_is_wrong_use(cifar_file: Path, command: str) -> 
         (["--remove", "layer3.2, 7"], "block 7 is named twice (layer3.2 and 7); name every block once"),
         (["--remove", ","], "there is no block '', the network has the blocks 0..7: layer1.0"),
         (["--remove", "3,,5"], "there is no block '', the network has the blocks 0..7"),
-        (["--depth", 9], "depth 9 is out of range, the network has the blocks 0..7"),
+        (["--depth", 9], "depth 9 is out of range, the network has 8 blocks: 0 to 8 stay"),
+        (["--remove", "3-5"], "layer3.2; name every block, with commas between"),
         (["--tol", 0.1], "no data given; name images with --data"),
         (["--depth", 2, "--device", "abacus"], "device 'abacus' cannot be used"),
     ],

@@ -63,6 +63,12 @@ def imported(code: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
+def test_without_a_command_it_says_what_there_is() -> None:
+    done = resprune()
+    assert "Usage: resprune" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_help_imports_neither_torch_nor_pandas() -> None:
     code = "from resprune.cli import main\nimport sys\nsys.argv = ['resprune', '--help']\n"
     code += "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code"

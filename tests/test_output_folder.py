@@ -70,6 +70,32 @@ def test_a_csv_file_below_a_file_is_refused(cifar_file: Path, image_folder: Call
     assert f"{cifar_file / 'a.csv'}: cannot be written ({cifar_file.name} is a file)" in line
 
 
+@pytest.mark.parametrize("flag", ["--csv", "--classwise-csv", "--parquet"])
+def test_a_table_replaces_nothing_but_a_table(
+    cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path, flag: str
+) -> None:
+    ending = ".parquet" if flag == "--parquet" else ".csv"
+    words = ("analyze", cifar_file, "--data", image_folder(), "--no-drops", flag)
+    before = cifar_file.read_bytes()
+    line = refusal(3, *words, cifar_file)
+    assert f"may be something else; give a new name; files ending in {ending} are replaced" in line
+    assert cifar_file.read_bytes() == before
+    empty, table = tmp_path / "table", tmp_path / f"table{ending}"
+    empty.touch()
+    for path in (empty, table, table):
+        done = run(*words, path)
+        assert done.exit_code == 0
+        assert f"Written: {path}" in done.stdout.replace("\n", "")
+        assert path.stat().st_size
+
+
+def test_a_table_does_not_replace_the_images(cifar_file: Path, tmp_path: Path) -> None:
+    data = tmp_path / "images.parquet"
+    data.write_bytes(b"read, not written")
+    line = refusal(3, "analyze", cifar_file, "--data", data, "--parquet", data)
+    assert "holds the images that are read; give another name" in line
+
+
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [

@@ -114,7 +114,7 @@ def analyze(
     """Measure every exit, residual norm and drop effect of a checkpoint in one pass over the images."""
     with shell.command(debug, threads=threads):
         reporting.check(report, plots, force=force)
-        reporting.check_files(csv, classwise_csv, parquet)
+        reporting.check_files((csv, ".csv"), (classwise_csv, ".csv"), (parquet, ".parquet"), data=data)
         reporting.check_bounds(bounds=bounds, sub=sub, gamma=gamma, branch_decay=branch_decay)
         from resprune import bounding, pipeline
         from resprune.placing import write_bytes, write_text
@@ -153,7 +153,7 @@ def analyze(
         else:
             for table in shown:
                 shell.show(table)
-            reporting.tell(written)
+            reporting.tell([path for path in (csv, classwise_csv, parquet) if path is not None] + written)
         shell.advise(tables.remedy(better))
 
 

@@ -114,7 +114,7 @@ def check(
         )
         if as_json and format_ is not Format.TEXT:
             raise UsageError(f"--json and --format {format_} both say what to print", hint="give one of them")
-        reporting.check_files(markdown, metrics)
+        reporting.check_files((markdown, ".md"), (metrics, ".json"))
         from resprune import checking, comparing, gate
 
         read = opened()

@@ -83,7 +83,7 @@ def compare(
     seed: options.Seed = 0,
     debug: options.Debug = False,
 ) -> None:
-    """Compare what two networks say of the same images; without --data, of seeded noise."""
+    """Compare what two networks say of the same images; without any, of seeded noise."""
     with shell.command(debug, threads=threads):
         from resprune import comparing
         from resprune.report import comparing as tables

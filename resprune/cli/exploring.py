@@ -48,12 +48,12 @@ def check(files: Files, *, wanted: bool, others: Mapping[str, object]) -> None:
                 raise UsageError(f"--{flag} is of a frontier, which was not asked for", hint="add --frontier")
         return
     reporting.check(files.report, files.plots, force=files.force)
-    reporting.check_files(files.csv)
+    reporting.check_files((files.csv, ".csv"))
     for flag, value in others.items():
         if value:
             raise UsageError(
                 f"--frontier measures all depths and writes no network, so {flag} has nothing to say",
-                hint=f"leave out one of them; look at the frontier first, then prune with {flag}",
+                hint="leave out one of them; --remove takes the blocks that the frontier names",
             )
 
 
@@ -81,4 +81,4 @@ def run(chain: ResidualChain, data: str | None, *, files: Files, as_json: bool, 
         shell.print_json(content)
     else:
         shell.show(frontiers.table(found))
-        reporting.tell(written)
+        reporting.tell([files.csv, *written] if files.csv is not None else written)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 from rich.console import Console
@@ -68,7 +69,7 @@ def written_as(wanted: Format) -> Iterator[None]:
 
 def wanted(words: Sequence[str]) -> Format:
     """Return the format that a command line asks for, unparsed: what the parser says is a message too."""
-    pairs = zip(words, [*words[1:], ""], strict=True)
+    pairs = pairwise([*words, ""])
     found = any(word == f"{FLAG}=json" or (word, after) == (FLAG, "json") for word, after in pairs)
     return Format.JSON if found else Format.TEXT
 

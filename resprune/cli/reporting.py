@@ -49,13 +49,17 @@ def check(file: Path | None, folder: Path | None, *, force: bool) -> None:
         raise UsageError("--force replaces a page or plots, and none are written", hint="add --report FILE")
 
 
-def check_files(*paths: Path | None) -> None:
-    """Refuse, before anything is measured, files that cannot be written.
+def check_files(*wanted: tuple[Path | None, str], data: str | None = None) -> None:
+    """Refuse, before anything is measured, files that cannot be written, or that hold something else.
+
+    Args:
+        wanted: Each with the ending of its kind: what is there already is replaced only where it ends so.
+        data: The images' spec, which may be a file.
 
     Raises:
         OutputError: names the first.
     """
-    for path in paths:
+    for path, ending in wanted:
         if path is None:
             continue
         folder = path.absolute().parent
@@ -65,6 +69,14 @@ def check_files(*paths: Path | None) -> None:
             raise OutputError(f"cannot be written ({reason})", where=path, hint="give a file in a folder")
         if path.is_file() or not path.exists():  # pipes and devices are written to as they are
             check_access(path)
+        if path.is_file() and path.stat().st_size and path.suffix.lower() != ending:
+            raise OutputError(
+                "is there already, and may be something else",
+                where=path,
+                hint=f"give a new name; files ending in {ending} are replaced",
+            )
+        if path.is_file() and data is not None and Path(data).is_file() and path.samefile(data):
+            raise OutputError("holds the images that are read", where=path, hint="give another name")
 
 
 def check_bounds(*, bounds: bool, sub: str | None, gamma: float | None, branch_decay: float | None) -> None:

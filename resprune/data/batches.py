@@ -313,6 +313,6 @@ def _fit(image: Image.Image, where: str, recipe: Preprocessing) -> Image.Image:
         raise DataError(
             f"the network takes {recipe.width}x{recipe.height} pixels, {recipe.channels} channels; got {got}",
             where=where,
-            hint="use the data that the network was trained on",
+            hint="use the data that the network was trained on; --resize scales images of another size",
         )
     return image

@@ -80,8 +80,14 @@ def assumptions(architecture: Architecture, family: Family, weights: Weights) ->
 
 
 def candidates(weights: Weights) -> tuple[str, ...]:
-    """Return the names that ``--arch`` takes for these weights."""
-    return tuple(found.name for family in FAMILIES if (found := family.recognise(weights)) is not None)
+    """Return the names that ``--arch`` takes for these weights, each once."""
+    names: list[str] = []
+    for family in FAMILIES:
+        found = family.recognise(weights)
+        if found is not None:
+            others = (own.others for own in assumptions(found, family, weights) if own.name == "arch")
+            names += [found.name, *(name for more in others for name in more)]
+    return tuple(dict.fromkeys(names))
 
 
 def build(architecture: Architecture, device: str = "meta", family: Family | None = None) -> nn.Module:

@@ -236,8 +236,11 @@ class Preprocessing:
             source=source,
         )
         sizes = (recipe.channels, recipe.height, recipe.width, recipe.resize or 1)
-        if min(sizes) < 1 or not len(recipe.mean) == len(recipe.std) == recipe.channels:
-            raise ValueError(f"sizes {sizes} with {len(recipe.mean)} means and {len(recipe.std)} deviations")
+        if min(sizes) < 1:
+            raise ValueError(f"channels, height, width and resize must be at least 1, got {sizes}")
+        if not len(recipe.mean) == len(recipe.std) == recipe.channels:
+            told = f"means {recipe.mean} and deviations {recipe.std}"
+            raise ValueError(f"{told}, but as many as channels ({recipe.channels}) are needed")
         if not all(0 < value < float("inf") for value in recipe.std):
             raise ValueError(f"the deviations are not all positive: {recipe.std}")
         if recipe.interpolation not in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"):

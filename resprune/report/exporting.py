@@ -36,7 +36,9 @@ def summary(outcome: ExportOutcome) -> RenderableType:
         f"largest difference {verified.max_abs_difference:.2g} from {verified.against}"
         f" (at most {verified.tolerance:.2g})",
     )
-    grid.add_row("written", f"{outcome.folder} ({', '.join(outcome.files)})")
+    folder = str(outcome.folder)
+    files = ", ".join(outcome.files)
+    grid.add_row("written", files if folder == "." else f"{folder} ({files})")
     return grid
 
 

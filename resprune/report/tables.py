@@ -106,8 +106,8 @@ def _words(analysis: Analysis) -> list[str]:
     changes, kept = band.change_relative, band.agreement
     return [
         suggestion(analysis),
-        f"Control: {blocks} removed at random, {len(changes)} times, move the output by {min(changes):.2g} to"
-        f" {max(changes):.2g} of its norm and keep the top class of {percent(min(kept))} to"
+        f"Control: removing {blocks} at random, {len(changes)} times, moves the output by {min(changes):.2g} to"
+        f" {max(changes):.2g} of its norm and keeps the top class of {percent(min(kept))} to"
         f" {percent(max(kept))} % of the images.",
     ]
 
