@@ -113,6 +113,7 @@ class Healer:
             TrainingError: where the loss is not finite.
         """
         fresh = pruned.duplicate()
+        fresh.network.cpu()  # where the generator is: the seed gives the same weights on any device
         initialise(fresh.network, torch.Generator().manual_seed(seed))
         recipe, steps = self.recipe, self.recipe.steps
         recipe = replace(recipe, epochs=rounds * recipe.epochs, steps=None if steps is None else rounds * steps)

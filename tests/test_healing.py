@@ -12,7 +12,9 @@ import pytest
 import torch
 from conftest import ARCHITECTURES, make_chain, make_images
 from test_surgery import removing
+from torch import nn
 
+from resprune import healing
 from resprune.chain import ResidualChain
 from resprune.controls import check_labels
 from resprune.data import Batches
@@ -96,6 +98,19 @@ def test_from_scratch_nothing_of_the_weights_is_left(image_folder: Callable[...,
         for one, other in ((0, 1), (1, 2)):
             assert abs(float(torch.corrcoef(torch.stack([weights[one], weights[other]]))[0, 1])) < 0.6, name
     assert first.architecture == pruned.architecture
+
+
+def test_weights_from_scratch_are_drawn_on_the_cpu(
+    image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The generator is the CPU's, and cannot fill what lies on a GPU: so the network is moved first."""
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    own, done = healer(chain, image_folder(each=4)), list[str]()
+    monkeypatch.setattr(nn.Module, "cpu", lambda network: done.append("moved"))
+    monkeypatch.setattr(healing, "initialise", lambda network, generator: done.append(generator.device.type))
+    monkeypatch.setattr(Healer, "_train", lambda self, what, start, recipe, teacher: start)
+    own.from_scratch(chain, 5)
+    assert done == ["moved", "cpu"]
 
 
 def restoration(chain: ResidualChain, images: Path, rounds: int, **changes: object) -> Restoration:
