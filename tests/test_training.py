@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import ARCHITECTURES, make_chain, make_images
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,6 +26,7 @@ from resprune.training import Listener, Plan, train
 from resprune.training import loop as training_loop
 from resprune.training.learner import Learner
 from resprune.training.student import Student
+from resprune.training.synced import SyncedNorms
 
 CPU = torch.device("cpu")
 
@@ -151,6 +154,28 @@ def test_parts_of_a_batch_add_up() -> None:
     theirs = dict(halves.student.named_parameters())
     for name, parameter in whole.student.named_parameters():
         torch.testing.assert_close(parameter, theirs[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (6, 3, 5), (6, 3, 5, 4), (2, 3, 5, 4, 2)])
+def test_synced_norms_of_one_process_are_plain_norms(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    plain = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[x.ndim](3)
+    with torch.no_grad():
+        plain.weight.copy_(torch.tensor([0.5, 1.0, 2.0]))
+        plain.bias.copy_(torch.tensor([0.0, 1.0, -1.0]))
+    synced, found = copy.deepcopy(plain), dict[nn.Module, list[Tensor]]()
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        for norm, within in ((plain, nullcontext()), (synced, SyncedNorms())):
+            inputs = x.clone().requires_grad_(True)
+            with within:
+                out = norm(inputs)
+            (out * torch.arange(float(out.numel())).view(shape)).mean().backward()
+            assert inputs.grad is not None
+            found[norm] = [out, inputs.grad, *(p.grad for p in norm.parameters()), *norm.buffers()]
+    finally:
+        dist.destroy_process_group()
+    torch.testing.assert_close(found[synced], found[plain], rtol=1e-4, atol=1e-5)
 
 
 def test_separate_heads_learn_at_the_rate_divided_by_gamma() -> None:

@@ -52,10 +52,10 @@ def _synced(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Do what ``F.batch_norm`` does to (n, c, h, w), n over all processes; all of them have the same n."""
+    """Do what ``F.batch_norm`` does to (n, c, ...), n over all processes; all of them have the same n."""
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    axes, shape = (0, 2, 3), (1, -1, 1, 1)
+    axes, shape = (0, *range(2, x.ndim)), (1, -1, *(1,) * (x.ndim - 2))
     inputs = x.float()  # as the native kernel, which accumulates in float32 whatever its input
     count = inputs.numel() // inputs.shape[1] * dist.get_world_size()
     mean = _total(inputs.sum(axes)) / count
