@@ -267,6 +267,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder: Path) -> None:
         train(tiny_chain(), opened(folder), once)
 
 
+def test_no_state_is_written_whose_loss_was_not_looked_at(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_loop, "SAVE_EVERY", 0.0)
+    monkeypatch.setitem(training_loop.LOOK_EVERY, "cpu", 4)  # as seldom as a GPU, in proportion
+    states: list[int] = []
+    listener = Listener(on_state=lambda state: states.append(state["step"]))
+    recipe = replace(RECIPE, batch_size=8)  # six steps an epoch
+    train(tiny_chain(), opened(folder), recipe, listener=listener)
+    assert states == [0, 4, 6, 8, 12]
+    states.clear()
+    with pytest.raises(TrainingError, match="the loss is not finite at step 4 of 12"):
+        train(tiny_chain(), opened(folder), replace(recipe, rate=1e20), listener=listener)
+    assert states == [0]
+
+
 def test_every_process_reads_its_share_of_every_batch() -> None:
     recipe = replace(RECIPE, batch_size=12, accumulate=2, epochs=2)
     alone, shared = Plan.of(recipe, 50, 1), Plan.of(recipe, 50, 3)
