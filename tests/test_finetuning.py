@@ -290,7 +290,8 @@ REFUSALS: dict[str, tuple[int, tuple[object, ...], str]] = {
     "separate without gamma": (2, ("--heads", "separate", "--gamma", 0), "gamma is 0"),
     "tracker": (2, ("--track", "paper"), "no tracker 'paper'"),
     "augmentation": (2, ("--augment", "wild"), "unknown augmentation 'wild'"),
-    "device": (2, ("--device", "cuda:1"), "CUDA_VISIBLE_DEVICES"),
+    "device": (2, ("--device", "cpu:0"), "nothing can be trained on device 'cpu:0'"),
+    "device that is not there": (2, ("--device", "cuda:99"), "device 'cuda:99' cannot be used"),
     "batch": (2, ("--batch-size", 15, "--accumulate", 2), "cannot be cut into 1 process"),
     "pairs": (
         2,
