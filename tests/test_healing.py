@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import refusal
 from conftest import ARCHITECTURES, make_chain, make_images
 from test_surgery import removing
 from torch import nn
 
-from resprune import healing
+from resprune import healing, pipeline
 from resprune.chain import ResidualChain
 from resprune.controls import check_labels
 from resprune.data import Batches
@@ -64,6 +65,18 @@ def test_features_and_a_stage_cost_do_not_go_together() -> None:
 def healer(chain: ResidualChain, images: Path, **changes: object) -> Healer:
     recipe = replace(RECIPES["heal"], batch_size=16, steps=12, hold_out=0.2, **changes)
     return Healer.open(chain, images, recipe, device="cpu", progress=quiet)
+
+
+def test_a_device_is_refused_before_anything_is_computed(
+    monkeypatch: pytest.MonkeyPatch, image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    chain, images = make_chain(ARCHITECTURES["cifar option A"]), image_folder(each=4)
+    monkeypatch.setattr(healing, "open_training", lambda *arguments, **options: pytest.fail("too late"))
+    with pytest.raises(UsageError, match="nothing can be trained on device 'cpu:0'"):
+        Healer.open(chain, images, RECIPES["heal"], device="cpu:0", progress=quiet)
+    wish = ("demo", "--tol", 0.1, "--heal", 1, "--device", "cpu:0", "--out", tmp_path / "out")
+    monkeypatch.setattr(pipeline, "choose", lambda *arguments, **options: pytest.fail("too late"))
+    assert "nothing can be trained on device 'cpu:0'; use --device auto" in refusal(2, "prune", *wish)
 
 
 def test_a_pruned_network_comes_closer_to_the_original(image_folder: Callable[..., Path]) -> None:
