@@ -135,7 +135,7 @@ def finetune(
         kept = "" if run is None else "; the folder holds the last state before it"
         raise TrainingError(error.what, where=out, hint=f"{error.hint}{kept}") from error
     finally:
-        engine.end_training()
+        training.end_trackers(engine)
     outcome = journal.outcome(trained.rows, trained.chain)
     return Finetuned(trained.chain, outcome, journal.close(trained.chain, outcome))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator, PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedType, parse_flag_from_env
@@ -77,3 +78,15 @@ def start_trackers(on: Accelerator, recipe: Mapping[str, Any]) -> None:
             for name, value in recipe.items()
         }
         on.init_trackers("resprune", plain)
+
+
+def end_trackers(on: Accelerator) -> None:
+    """Let them write the rest. The processes stay together, as more may be trained after this run."""
+    for tracker in on.trackers:
+        tracker.finish()
+
+
+def disband() -> None:
+    """Let the launcher's processes go, at the end of the program; alone there is nothing to do."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
