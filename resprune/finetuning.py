@@ -76,7 +76,8 @@ def finetune(
             network from scratch has nothing to teach.
         resume: Go on with the run in ``out``; where there is nothing yet, begin it.
         force: Replace ``out``.
-        device: ``auto`` or ``cpu``; several GPUs are given by ``accelerate launch`` or ``torchrun``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``; several GPUs are given by ``accelerate launch`` or
+            ``torchrun``.
         workers: Processes that read images.
         trackers: Programs that log the figures besides, by Accelerate's names: ``tensorboard``, ...
         read_back: Read the network in ``out`` in a new process and compare it, at the end, and after epochs
@@ -134,7 +135,7 @@ def finetune(
         kept = "" if run is None else "; the folder holds the last state before it"
         raise TrainingError(error.what, where=out, hint=f"{error.hint}{kept}") from error
     finally:
-        engine.end_training()
+        training.end_trackers(engine)
     outcome = journal.outcome(trained.rows, trained.chain)
     return Finetuned(trained.chain, outcome, journal.close(trained.chain, outcome))
 

@@ -12,6 +12,7 @@ import torch
 from resprune import training
 from resprune.chain import ResidualChain
 from resprune.data import TrainingData, open_training
+from resprune.devices import trainable
 from resprune.fresh import initialise
 from resprune.reading import Progress
 from resprune.records import EpochRow, Recipe, Recovery
@@ -28,7 +29,7 @@ class Healer:
         chain: The original.
         recipe: Of the training.
         images: To learn from, and those held out, on which the best epoch is chosen.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         progress: Opened with a description and a number of images.
         on_epoch: Told of every epoch, epoch 0 (before any training) included.
     """
@@ -62,7 +63,11 @@ class Healer:
             progress: See `Healer`.
             on_epoch: See `Healer`.
             options: Of `resprune.data.open_training`: split, samples, batch_size.
+
+        Raises:
+            UsageError: where nothing can be trained on the device.
         """
+        trainable(device)  # refused here rather than after a search for blocks
         images = open_training(
             spec,
             chain.preprocessing,
@@ -113,6 +118,7 @@ class Healer:
             TrainingError: where the loss is not finite.
         """
         fresh = pruned.duplicate()
+        fresh.network.cpu()  # where the generator is: the seed gives the same weights on any device
         initialise(fresh.network, torch.Generator().manual_seed(seed))
         recipe, steps = self.recipe, self.recipe.steps
         recipe = replace(recipe, epochs=rounds * recipe.epochs, steps=None if steps is None else rounds * steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from resprune import checkpoint
 from resprune.chain import ResidualChain, seeded_images
 from resprune.data import survey
+from resprune.devices import usable
 from resprune.errors import UsageError
 from resprune.families import Family
 from resprune.fresh import fresh, is_name
@@ -61,16 +63,15 @@ def load(
         raise UsageError(f"no preprocessing: {error}", hint=f"--mean {halves} --std {halves}") from error
     if chain.device.type == "meta":
         return chain
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chain.network.to(device)
-        if device != "cpu":
-            chain(seeded_images(chain.preprocessing, 1, seed=0, size=32).to(device)).cpu()
-    except (RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"device {device!r} cannot be used ({reason})", hint="use --device cpu") from error
+    usable(device, partial(_place, chain))
     return chain
+
+
+def _place(chain: ResidualChain, device: torch.device) -> None:
+    """Move a chain to a device, and see it work there."""
+    chain.network.to(device)
+    if device.type != "cpu":
+        chain(seeded_images(chain.preprocessing, 1, seed=0, size=32).to(device)).cpu()
 
 
 def _from_scratch(name: str, data: str | Path | None, split: str | None, seed: int) -> ResidualChain:

@@ -166,7 +166,7 @@ def prune(
         recover_split: Of the images for both; by default validation, else train, and train for healing.
             Batches that were opened before are used for all but healing.
         recover_samples: Use so many of them at most for recovery, drawn by the seed.
-        device: For healing: ``auto``, ``cpu`` or ``cuda``.
+        device: For healing: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         progress: Shown the images done.
         on_epoch: Told of every epoch of a healing.
         options: Of `resprune.data.open_data`: split, samples, seed, batch_size.

@@ -90,7 +90,7 @@ class Restoration:
             samples: Use so many images at most for statistics and compensation, drawn by the seed.
             seed: Of the draw, and of what is held out.
             batch_size: Of images that are not trained on.
-            device: For healing: ``auto``, ``cpu`` or ``cuda``.
+            device: For healing: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
             progress: Shown the images done.
             on_epoch: Told of every epoch of a healing.
 

@@ -121,7 +121,7 @@ def test_every_command_refuses_images_of_another_network(
     for command in (["analyze"], ["evaluate"], ["prune", "--depth", 2, "--out", out]):
         line = refusal(3, *command, tmp_path / "net.pt", "--data", place)
         assert line.startswith(f"resprune: {place}")
-        assert line.endswith("use the data that the network was trained on")
+        assert "use the data that the network was trained on" in line
     assert not out.exists()
 
 

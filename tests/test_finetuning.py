@@ -18,10 +18,10 @@ import torch
 import typer
 from commands import refusal, run
 from conftest import ARCHITECTURES, make_chain, make_images
-from training import CLASSES, RECIPE, TINY, coloured, same_tensors, tiny_chain
+from training import CLASSES, RECIPE, TINY, coloured, opened, same_tensors, tiny_chain
 
 import resprune
-from resprune import finetuning
+from resprune import finetuning, trajectory
 from resprune.cli.app import app
 from resprune.data import open_data
 from resprune.divergence import divergence
@@ -160,16 +160,37 @@ def test_a_folder_killed_between_two_files_is_mended(images: Path, tmp_path: Pat
     assert (out / "metrics.jsonl").read_text().count("\n") == 3
 
 
+TWICE = """
+import sys
+from dataclasses import replace
+
+from resprune import finetune, load
+from resprune.cli import main
+from resprune.records import Recipe
+
+checkpoint, images, out = sys.argv[1:4]
+recipe = Recipe(epochs=1, batch_size=16, rate=0.5, hold_out=0.25, gamma=0.1, ema=0.5, sync_norms=False)
+finetune(load(checkpoint, device="cpu"), images, out=out, recipe=recipe, device="cpu", batch_size=2)
+sys.argv[1:] = sys.argv[4:]
+main()
+"""
+"""Trains by itself, and then as the command line, whose arguments come after the first three."""
+
+
 def test_two_processes_give_the_weights_of_one(checkpoint: Path, images: Path, tmp_path: Path) -> None:
     arguments = ["finetune", checkpoint, "--data", images, *FLAGS, "--steps", 4, "--device", "cpu"]
     arguments = [*map(str, arguments), "--threads", "1", "--accumulate", "1", "--augment", "crop-flip"]
     one = run(*arguments, "--out", tmp_path / "one")
     assert one.exit_code == 0, one.output
+    program, first = tmp_path / "twice.py", tmp_path / "first"
+    program.write_text(TWICE)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "resprune", *arguments, "--out", str(tmp_path / "two")]
+    command = [*launcher, program, checkpoint, images, first, *arguments, "--out", tmp_path / "two"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
+    assert "destroy_process_group" not in done.stderr
+    assert "FutureWarning" not in done.stderr
     assert done.stdout.count("is kept") == 1
     alone, together = (resprune.load(tmp_path / name, device="cpu") for name in ("one", "two"))
     theirs = together.network.state_dict()
@@ -182,6 +203,17 @@ def test_two_processes_give_the_weights_of_one(checkpoint: Path, images: Path, t
     ]
     assert figures[0]["final"]["accuracy"] == figures[1]["final"]["accuracy"]
     assert figures[0]["train"]["loss"] == pytest.approx(figures[1]["train"]["loss"], rel=1e-4)
+    _assert_measured_is_written(first, images)
+
+
+def _assert_measured_is_written(folder: Path, images: Path) -> None:
+    """Check that the figures of several processes with norms of their own are those of the network written."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    back = resprune.load(folder, device="cpu")
+    held_out = opened(images).held_out
+    assert held_out is not None
+    tally = trajectory.evaluate(back, held_out)
+    assert rows[-1]["final"]["loss"] == pytest.approx(tally.loss, rel=1e-4)
 
 
 def test_a_full_disk_is_told_and_the_state_before_stays(images: Path, tmp_path: Path) -> None:
@@ -290,7 +322,8 @@ REFUSALS: dict[str, tuple[int, tuple[object, ...], str]] = {
     "separate without gamma": (2, ("--heads", "separate", "--gamma", 0), "gamma is 0"),
     "tracker": (2, ("--track", "paper"), "no tracker 'paper'"),
     "augmentation": (2, ("--augment", "wild"), "unknown augmentation 'wild'"),
-    "device": (2, ("--device", "cuda:1"), "CUDA_VISIBLE_DEVICES"),
+    "device": (2, ("--device", "cpu:0"), "nothing can be trained on device 'cpu:0'"),
+    "device that is not there": (2, ("--device", "cuda:99"), "device 'cuda:99' cannot be used"),
     "batch": (2, ("--batch-size", 15, "--accumulate", 2), "cannot be cut into 1 process"),
     "pairs": (
         2,

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import refusal
 from conftest import ARCHITECTURES, make_chain, make_images
 from test_surgery import removing
+from torch import nn
 
-from resprune import pipeline
+from resprune import healing, pipeline
 from resprune.chain import ResidualChain
 from resprune.choosing import Chooser, choose_for
 from resprune.controls import check_labels, compare_with
@@ -67,6 +69,18 @@ def healer(chain: ResidualChain, images: Path, **changes: object) -> Healer:
     return Healer.open(chain, images, recipe, device="cpu", progress=quiet)
 
 
+def test_a_device_is_refused_before_anything_is_computed(
+    monkeypatch: pytest.MonkeyPatch, image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    chain, images = make_chain(ARCHITECTURES["cifar option A"]), image_folder(each=4)
+    monkeypatch.setattr(healing, "open_training", lambda *arguments, **options: pytest.fail("too late"))
+    with pytest.raises(UsageError, match="nothing can be trained on device 'cpu:0'"):
+        Healer.open(chain, images, RECIPES["heal"], device="cpu:0", progress=quiet)
+    wish = ("demo", "--tol", 0.1, "--heal", 1, "--device", "cpu:0", "--out", tmp_path / "out")
+    monkeypatch.setattr(pipeline, "choose", lambda *arguments, **options: pytest.fail("too late"))
+    assert "nothing can be trained on device 'cpu:0'; use --device auto" in refusal(2, "prune", *wish)
+
+
 def test_a_pruned_network_comes_closer_to_the_original(image_folder: Callable[..., Path]) -> None:
     chain = make_chain(ARCHITECTURES["cifar option A"])
     pruned = remove_blocks(chain, removing(chain, 1, 4))
@@ -99,6 +113,19 @@ def test_from_scratch_nothing_of_the_weights_is_left(image_folder: Callable[...,
         for one, other in ((0, 1), (1, 2)):
             assert abs(float(torch.corrcoef(torch.stack([weights[one], weights[other]]))[0, 1])) < 0.6, name
     assert first.architecture == pruned.architecture
+
+
+def test_weights_from_scratch_are_drawn_on_the_cpu(
+    image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The generator is the CPU's, and cannot fill what lies on a GPU: so the network is moved first."""
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    own, done = healer(chain, image_folder(each=4)), list[str]()
+    monkeypatch.setattr(nn.Module, "cpu", lambda network: done.append("moved"))
+    monkeypatch.setattr(healing, "initialise", lambda network, generator: done.append(generator.device.type))
+    monkeypatch.setattr(Healer, "_train", lambda self, what, start, recipe, teacher: start)
+    own.from_scratch(chain, 5)
+    assert done == ["moved", "cpu"]
 
 
 def restoration(chain: ResidualChain, images: Path, rounds: int, **changes: object) -> Restoration:

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from conftest import ARCHITECTURES, make_chain, make_images
 from torch import Tensor, nn
 from torch.nn import functional as F
 from training import RECIPE, coloured, opened, same_tensors, tiny_chain
 
-from resprune import training
+from resprune import devices, training
 from resprune.chain import ResidualChain
 from resprune.data import normalise
 from resprune.errors import TrainingError, UsageError
+from resprune.families import preact
 from resprune.records import RECIPES, EpochRow, Recipe
 from resprune.stage_cost import stage_cost, vanishing_group
 from resprune.training import Listener, Plan, train
 from resprune.training import loop as training_loop
+from resprune.training.engine import _own_device
 from resprune.training.learner import Learner
 from resprune.training.student import Student
+from resprune.training.synced import SyncedNorms
 
 CPU = torch.device("cpu")
 
@@ -153,6 +161,28 @@ def test_parts_of_a_batch_add_up() -> None:
         torch.testing.assert_close(parameter, theirs[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(6, 3), (6, 3, 5), (6, 3, 5, 4), (2, 3, 5, 4, 2)])
+def test_synced_norms_of_one_process_are_plain_norms(shape: tuple[int, ...], tmp_path: Path) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    plain = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[x.ndim](3)
+    with torch.no_grad():
+        plain.weight.copy_(torch.tensor([0.5, 1.0, 2.0]))
+        plain.bias.copy_(torch.tensor([0.0, 1.0, -1.0]))
+    synced, found = copy.deepcopy(plain), dict[nn.Module, list[Tensor]]()
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/met", rank=0, world_size=1)
+    try:
+        for norm, within in ((plain, nullcontext()), (synced, SyncedNorms())):
+            inputs = x.clone().requires_grad_(True)
+            with within:
+                out = norm(inputs)
+            (out * torch.arange(float(out.numel())).view(shape)).mean().backward()
+            assert inputs.grad is not None
+            found[norm] = [out, inputs.grad, *(p.grad for p in norm.parameters()), *norm.buffers()]
+    finally:
+        dist.destroy_process_group()
+    torch.testing.assert_close(found[synced], found[plain], rtol=1e-4, atol=1e-5)
+
+
 def test_separate_heads_learn_at_the_rate_divided_by_gamma() -> None:
     recipe = replace(
         RECIPE, gamma=0.05, heads="separate", momentum=0.0, weight_decay=0.01, teacher_weight=0.0, rate=0.1
@@ -209,6 +239,27 @@ def test_the_teacher_is_the_untouched_network() -> None:
     assert not one.teacher.training
 
 
+@pytest.mark.parametrize("heads", ["shared", "separate"])
+def test_a_compiled_step_is_the_eager_one(heads: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced and differentiated ahead of time as always; only the code is torch's own, not a compiler's."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch.compiler.reset()
+    recipe = replace(RECIPE, gamma=0.1, heads=heads, teacher_weight=0.0)
+    smallest = preact.architecture("smallest", [1, 1], [4, 8], in_channels=3, classes=4)
+    chain, (images, labels) = tiny_chain(architecture=smallest), parts(1)[0]
+    x = normalise(images, chain.preprocessing).contiguous(memory_format=torch.channels_last)
+    found: list[dict[str, Any]] = []
+    for compiled in (False, True):
+        one = learner(chain, replace(recipe, compile=compiled))
+        assert (one.student._compiled_call_impl is not None) is compiled
+        one.student.train()
+        logits, _ = one.model(x)
+        stage_cost(logits, labels, 0.1).total.backward()
+        grads = {name: parameter.grad for name, parameter in one.student.named_parameters()}
+        found.append({"logits": logits, "statistics": dict(one.student.named_buffers()), "gradients": grads})
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
 def test_the_average_follows_the_weights() -> None:
     one = learner(tiny_chain(), replace(RECIPE, ema=0.9, gamma=0.0, teacher_weight=0.0))
     one.student.train()
@@ -242,6 +293,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder: Path) -> None:
         train(tiny_chain(), opened(folder), once)
 
 
+def test_no_state_is_written_whose_loss_was_not_looked_at(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_loop, "SAVE_EVERY", 0.0)
+    monkeypatch.setitem(training_loop.LOOK_EVERY, "cpu", 4)  # as seldom as a GPU, in proportion
+    states: list[int] = []
+    listener = Listener(on_state=lambda state: states.append(state["step"]))
+    recipe = replace(RECIPE, batch_size=8)  # six steps an epoch
+    train(tiny_chain(), opened(folder), recipe, listener=listener)
+    assert states == [0, 4, 6, 8, 12]
+    states.clear()
+    with pytest.raises(TrainingError, match="the loss is not finite at step 4 of 12"):
+        train(tiny_chain(), opened(folder), replace(recipe, rate=1e20), listener=listener)
+    assert states == [0]
+
+
 def test_every_process_reads_its_share_of_every_batch() -> None:
     recipe = replace(RECIPE, batch_size=12, accumulate=2, epochs=2)
     alone, shared = Plan.of(recipe, 50, 1), Plan.of(recipe, 50, 3)
@@ -260,6 +327,49 @@ def test_every_process_reads_its_share_of_every_batch() -> None:
 def _joined(parts: list[list[tuple[int, int]]]) -> list[list[tuple[int, int]]]:
     """Join every two parts to what a process reads of one batch."""
     return [first + second for first, second in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def test_what_is_asked_for_is_what_one_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accelerate keeps one state for the life of a process; the GPUs of this one are pretended."""
+    monkeypatch.setattr(devices, "_a_sum", lambda device: 0.0)
+    for name in ("cpu", "cuda", "cpu", "cuda:1", "cuda", "cpu", "auto", "cpu"):
+        best = "cuda" if torch.cuda.is_available() else "cpu"
+        assert training.engine(name).device == torch.device(best if name == "auto" else name)
+    # A launcher's processes have met on one kind of device, and cannot be moved to another.
+    monkeypatch.setitem(PartialState._shared_state, "distributed_type", DistributedType.MULTI_CPU)
+    with pytest.raises(UsageError, match="train on cpu already, and not on cuda; train on the other device in"):
+        training.engine("cuda")
+
+
+def test_a_launcher_gives_every_process_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr(devices, "_a_sum", lambda device: tried.append(str(device)))
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    with pytest.raises(UsageError, match="'cuda:1' is asked for, and the launcher gives every process its own"):
+        training.engine("cuda:1")
+    for gpus in (2, 0):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpus=gpus: gpus > 0)
+        for name in ("auto", "cuda", "cpu"):
+            _own_device(name)
+    assert tried == ["cuda:1", "cuda:1", "cpu", "cpu", "cuda", "cpu"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    _own_device("auto")
+    assert tried[-1] == "cpu"
+    with pytest.raises(UsageError, match="'cuda' is asked for, and the launcher"):
+        training.engine("cuda")
+
+
+@pytest.mark.parametrize("name", ["cpu:0", "mps", "meta", "cuda:", "cuda:x", "gpu"])
+def test_devices_that_nothing_can_be_trained_on(name: str) -> None:
+    with pytest.raises(UsageError, match="nothing can be trained on device"):
+        training.engine(name)
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"device 'cuda:99' cannot be used .*; use --device cpu"):
+        training.engine("cuda:99")
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:

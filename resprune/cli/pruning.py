@@ -134,7 +134,7 @@ def prune(
         others |= {"a budget": bool(budget), "--out": out, "--control": control, "--dry-run": dry_run}
         files = exploring.Files(csv, report, plots, force)
         exploring.check(files, wanted=frontier, others=others)
-        recipe = _healing(heal, heal_steps, heal_rate, heal_rounds, seed)
+        recipe = _healing(heal, heal_steps, heal_rate, heal_rounds, seed, device)
         if frontier:
             exploring.run(
                 opened()(device=device),
@@ -278,9 +278,11 @@ def _names(remove: str | None) -> list[str] | None:
 
 
 def _healing(
-    epochs: int | None, steps: int | None, rate: float | None, rounds: int, seed: int
+    epochs: int | None, steps: int | None, rate: float | None, rounds: int, seed: int, device: str
 ) -> Recipe | None:
-    """Return the recipe of a healing, or None for none."""
+    """Return the recipe of a healing that the device can do, or None for none."""
+    from resprune.devices import trainable
+
     given = {"epochs": epochs, "steps": steps, "rate": rate}
     if epochs is None and steps is None:
         for flag, value in (("--heal-rate", rate is not None), ("--heal-rounds", rounds > 1)):
@@ -289,6 +291,7 @@ def _healing(
         return None
     if epochs is not None and steps is not None:
         raise UsageError("--heal and --heal-steps both say how long to heal", hint="give one of them")
+    trainable(device)  # before a search for blocks, which may take long
     return replace(
         RECIPES["heal"], seed=seed, **{name: value for name, value in given.items() if value is not None}
     )

@@ -156,7 +156,7 @@ def finetune(
         }
         whole = _recipe(recipe, given | _gamma(gamma))
 
-        from resprune import pipeline
+        from resprune import pipeline, training
         from resprune.finetuning import finetune as run
         from resprune.report import tables, wording
         from resprune.report.results import parts, runs
@@ -166,23 +166,26 @@ def finetune(
         if teacher not in ("original", "none"):
             master = pipeline.load(teacher, device="cpu")
         made = reporting.made(seed)
-        done: Finetuned = run(
-            chain,
-            data,
-            out=out,
-            recipe=whole,
-            teacher=master,
-            resume=resume,
-            force=force,
-            device=device,
-            workers=workers,
-            trackers=track or (),
-            progress=shell.progress,
-            made=made,
-            on_epoch=lambda outcome: shell.say(tables.epoch(outcome)),
-            split=split,
-            samples=samples,
-        )
+        try:
+            done: Finetuned = run(
+                chain,
+                data,
+                out=out,
+                recipe=whole,
+                teacher=master,
+                resume=resume,
+                force=force,
+                device=device,
+                workers=workers,
+                trackers=track or (),
+                progress=shell.progress,
+                made=made,
+                on_epoch=lambda outcome: shell.say(tables.epoch(outcome)),
+                split=split,
+                samples=samples,
+            )
+        finally:
+            training.disband()
         if not shell.is_main_process():
             return
         files = sorted(entry.name for entry in out.iterdir())

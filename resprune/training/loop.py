@@ -23,9 +23,9 @@ from resprune.training.schedule import Plan
 from resprune.trajectory import OnBatch
 
 SAVE_EVERY = 600.0
-"""Seconds after which the state is written within an epoch too."""
-LOOK_EVERY = 20
-"""Steps between two looks at the loss on a GPU, which waits for each; a CPU looks at every step."""
+"""Seconds after which the state is written within an epoch too, where the loss is looked at next."""
+LOOK_EVERY = {"cpu": 1, "cuda": 20}
+"""Steps between two looks at the loss, which a GPU waits for."""
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,15 @@ class _Run:
         parts = iter(batches_of(self.data.images, keys, self.workers))
         begun, end = step, step + len(keys) // learner.recipe.accumulate
         started = saved = time.monotonic()
+        every = LOOK_EVERY.get(learner.engine.device.type, LOOK_EVERY["cuda"])
         while step < end:
             sums += learner.step(step, parts)
             step += 1
             self.listener.on_batch(plan.batch_size)
-            if learner.engine.device.type == "cpu" or step % LOOK_EVERY == 0 or step == end:
-                self._look_at(sums, step)
+            if step < end and step % every:
+                continue
+            self._look_at(sums, step)
+            # Only here the loss is known to be finite, and the state one to go on from.
             if step < end and time.monotonic() - saved > SAVE_EVERY:
                 self._save(step, sums)
                 saved = time.monotonic()

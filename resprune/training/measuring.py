@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor
 
 from resprune.data import Batches, TrainingData
@@ -33,6 +34,7 @@ def measure_epoch(
         speed: Images a second in training.
     """
     student, plan, recipe = learner.average, learner.plan, learner.recipe
+    _share_statistics(learner)
     tally = None if data.held_out is None else _measure(student, data.held_out, learner.engine)
     exits = () if tally is None else tuple(tally.result(k) for k in range(tally.networks - 1))
     final = None if tally is None else tally.result()
@@ -69,6 +71,15 @@ def score(final: Evaluation | None, exits: tuple[Evaluation, ...], gamma: float)
     if final is None or final.accuracy is None:
         return None
     return 1 - final.accuracy + gamma * sum(1 - own.accuracy for own in exits if own.accuracy is not None)
+
+
+def _share_statistics(learner: Learner) -> None:
+    """Let all processes measure the network that is written: norms that are not synced differ in statistics."""
+    if learner.engine.num_processes > 1:
+        for network in dict.fromkeys((learner.student, learner.average)):
+            for buffer in network.buffers():
+                if buffer.is_floating_point():
+                    broadcast(buffer)
 
 
 def _measure(student: Student, batches: Batches, engine: Accelerator) -> Tally:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -25,6 +24,24 @@ class SyncedNorms(TorchFunctionMode):
         return (_synced if func is F.batch_norm else func)(*args, **(kwargs or {}))
 
 
+class _Total(torch.autograd.Function):
+    """The sum over all processes; every process's gradient is the sum of all gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return _Total.forward(ctx, *grads)
+
+
+def _total(x: Tensor) -> Tensor:
+    return cast("Tensor", _Total.apply(x))
+
+
 def _synced(
     x: Tensor,
     running_mean: Tensor | None,
@@ -35,16 +52,16 @@ def _synced(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Do what ``F.batch_norm`` does to (n, c, h, w), n over all processes; all of them have the same n."""
+    """Do what ``F.batch_norm`` does to (n, c, ...), n over all processes; all of them have the same n."""
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    axes, shape = (0, 2, 3), (1, -1, 1, 1)
+    axes, shape = (0, *range(2, x.ndim)), (1, -1, *(1,) * (x.ndim - 2))
     inputs = x.float()  # as the native kernel, which accumulates in float32 whatever its input
     count = inputs.numel() // inputs.shape[1] * dist.get_world_size()
-    mean = all_reduce(inputs.sum(axes)) / count
+    mean = _total(inputs.sum(axes)) / count
     centred = inputs - mean.view(shape)
     # Two passes: the difference of E[x^2] and E[x]^2 would lose the digits that a test compares.
-    var = all_reduce(centred.square().sum(axes)) / count
+    var = _total(centred.square().sum(axes)) / count
     out = centred * torch.rsqrt(var + eps).view(shape)
     if weight is not None:
         out = out * weight.view(shape)

@@ -1,0 +1,48 @@
+"""A device's name -> the device, tried out before anything depends on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from resprune.errors import UsageError
+
+
+def usable(name: str, trial: Callable[[torch.device], object] | None = None) -> torch.device:
+    """Return the device of a name.
+
+    Args:
+        name: ``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` is CUDA where there is one, else the CPU.
+        trial: What has to work there; by default a small sum.
+
+    Raises:
+        UsageError: where it does not.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        (trial or _a_sum)(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"device {name!r} cannot be used ({reason})", hint="use --device cpu") from error
+    return device
+
+
+def trainable(name: str) -> torch.device:
+    """Return the device of a name as `usable` does, where networks can be trained on it.
+
+    Raises:
+        UsageError: where they cannot.
+    """
+    kind, colon, index = name.partition(":")
+    if name not in ("auto", "cpu", "cuda") and not (kind == "cuda" and colon and index.isdecimal()):
+        raise UsageError(
+            f"nothing can be trained on device {name!r}", hint="use --device auto, cpu, cuda or cuda:1"
+        )
+    return usable(name)
+
+
+def _a_sum(device: torch.device) -> float:
+    return torch.ones(2, device=device).sum().item()
