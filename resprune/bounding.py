@@ -15,7 +15,7 @@ from resprune.bounds import check_sub, check_weights, exit_losses
 from resprune.chain import ResidualChain
 from resprune.data import VALIDATION_FIRST
 from resprune.memory import pass_over
-from resprune.pipeline import Data, Progress, batches_for, silent
+from resprune.reading import Data, Progress, batches_for, silent
 from resprune.records import RECIPES, Analysis, Bounds
 
 
