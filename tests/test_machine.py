@@ -84,8 +84,8 @@ def test_accelerators_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(torch, "cuda", cuda)
     shown = run("env").stdout
-    assert "NVIDIA H200, 140.0 GiB, sm 9.0, bf16\n" in shown
-    assert "Tesla T4, 15.0 GiB, sm 7.5, no bf16\n" in shown
+    assert "NVIDIA H200, 140.0 GiB, sm 9.0, bf16 " in shown
+    assert "Tesla T4, 15.0 GiB, sm 7.5, no bf16 " in shown
 
 
 def test_a_container_has_less_memory_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
