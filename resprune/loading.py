@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from resprune import checkpoint
-from resprune.chain import ResidualChain, seeded_images
+from resprune.chain import ResidualChain
 from resprune.data import survey
 from resprune.errors import UsageError
 from resprune.families import Family
@@ -65,11 +66,18 @@ def load(
     try:
         chain.network.to(device)
         if device != "cpu":
-            chain(seeded_images(chain.preprocessing, 1, seed=0, size=32).to(device)).cpu()
+            _use(device)
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(f"device {device!r} cannot be used ({reason})", hint="use --device cpu") from error
     return chain
+
+
+@torch.inference_mode()
+def _use(device: str) -> None:
+    """Run one convolution: a device may be there, and take tensors, and have no kernels for them."""
+    ones = torch.ones(1, 1, 3, 3, device=device)
+    F.conv2d(ones, ones).cpu()
 
 
 def _from_scratch(name: str, data: str | Path | None, split: str | None, seed: int) -> ResidualChain:
