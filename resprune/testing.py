@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from resprune import agreement, comparing, gate
 from resprune.chain import ResidualChain, seeded_images
+from resprune.checks import full_float32
 from resprune.data import TEST_FIRST, open_data
 from resprune.errors import UsageError
 from resprune.gate import Rule
@@ -71,7 +72,8 @@ def assert_equivalent(
     if tolerance is None and max_drop is None:
         tolerance = TOLERANCE
     first, second = (comparing.open_network(own) if isinstance(own, str | Path) else own for own in (a, b))
-    like = _likeness(first, second, data, seed, options)
+    with full_float32():
+        like = _likeness(first, second, data, seed, options)
     failed = []
     if tolerance is not None and not like.max_rel_difference <= tolerance:
         failed.append(

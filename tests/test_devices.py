@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,17 +10,22 @@ from typing import Any
 import pytest
 import timm
 import torch
-from conftest import ARCHITECTURES, make_chain
+from conftest import ARCHITECTURES, make_chain, make_images
+from own import RECIPE as OWN_RECIPE
+from own import BuiltFamily, own
 from torch.nn import functional
 from training import RECIPE, tiny_chain
 
 import resprune
-from resprune import loading
+from resprune import loading, surgery
+from resprune.checks import check_network, check_split, full_float32
 from resprune.errors import UsageError
-from resprune.records import Preprocessing
+from resprune.records import Preprocessing, PrunePlan
+from resprune.testing import assert_equivalent
 from resprune.training import learner
 from resprune.training.schedule import Plan
 from resprune.training.student import Student
+from resprune.verify import verify
 
 # bfloat16
 
@@ -66,3 +72,69 @@ def test_a_device_that_takes_tensors_and_cannot_compute_is_refused(
     told = r"device 'cpu:0' cannot be used \(CUDA error: no kernel image .* on the device\); use --device cpu"
     with pytest.raises(UsageError, match=told):
         resprune.load(cifar_file, device="cpu:0")
+
+
+# All bits of float32
+
+
+CUDNN: Any = torch.backends.cudnn
+MATMUL: Any = torch.backends.cuda.matmul
+
+
+def precisions() -> tuple[str, str]:
+    return CUDNN.conv.fp32_precision, MATMUL.fp32_precision
+
+
+@pytest.fixture(params=["as torch has it", "by its older names", "by its newer names"])
+def precise(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """What torch is set to, by whatever names it was."""
+    before = precisions()
+    if request.param == "by its older names":
+        MATMUL.allow_tf32 = True
+    elif request.param == "by its newer names":
+        MATMUL.fp32_precision = "tf32"
+    yield precisions()
+    if request.param == "by its older names":
+        MATMUL.allow_tf32 = False
+    CUDNN.conv.fp32_precision, MATMUL.fp32_precision = before
+
+
+@pytest.mark.filterwarnings("ignore:Please use the new API")  # older torch, of its older names
+def test_tf32_is_off_meanwhile_and_put_back(precise: tuple[str, str]) -> None:
+    assert precise[0] == "tf32"
+    with full_float32():
+        assert precisions() == ("ieee", "ieee")
+        with full_float32():
+            pass
+        assert precisions() == ("ieee", "ieee")
+    assert precisions() == precise
+    with pytest.raises(KeyError), full_float32():
+        raise KeyError
+    assert precisions() == precise
+
+
+def test_what_is_compared_is_computed_without_tf32() -> None:
+    seen: set[tuple[str, str]] = set()
+
+    def look(module: Any, given: tuple[torch.Tensor, ...]) -> None:
+        if not given[0].is_meta:  # where multiply-accumulates are counted
+            seen.add(precisions())
+
+    chain, network = make_chain(ARCHITECTURES["cifar option B"]), own()
+    plan = PrunePlan.without((chain.depth - 1,), chain.depth, "a test")
+    cut, images = surgery.remove_blocks(chain, plan), make_images(chain, 2)
+    for module in (*chain.network.modules(), *cut.network.modules(), *network.modules()):
+        module.register_forward_pre_hook(look)
+    compared: list[Callable[[], object]] = [
+        lambda: check_network(chain),
+        lambda: check_split(chain),
+        lambda: verify(chain, cut, plan, [(images, None)]),
+        lambda: resprune.wrap(network, BuiltFamily(), preprocessing=OWN_RECIPE),
+        lambda: assert_equivalent(chain, chain, images),
+        lambda: assert_equivalent(chain, chain),
+    ]
+    for compare in compared:
+        compare()
+        assert seen == {("ieee", "ieee")}
+        seen.clear()
+    assert precisions()[0] == "tf32"
