@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,6 +20,27 @@ MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, Runtime
 _SELF_CHECK_SIZE = 64
 
 
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Let GPUs compute with all bits of float32 meanwhile, as every tolerance of a comparison assumes.
+
+    TF32, in which torch convolves where it can, has 10 of their 23 digits: two ways to the same logits then
+    differ by 1e-3 of them.
+    """
+    cudnn: Any = torch.backends.cudnn  # torch's annotations do not have all of it
+    # By these names alone: once `allow_tf32` was used beside them, torch refuses to read it.
+    settings: tuple[Any, ...] = (cudnn.conv, torch.backends.cuda.matmul)
+    before = [own.fp32_precision for own in settings]
+    try:
+        for own in settings:
+            own.fp32_precision = "ieee"
+        yield
+    finally:
+        for own, was in zip(settings, before, strict=True):
+            own.fp32_precision = was
+
+
+@full_float32()
 @torch.inference_mode()
 def check_split(chain: ResidualChain) -> None:
     """Check on seeded inputs that every block is activation(skip + branch) and trivial steps are trivial.
@@ -85,6 +110,7 @@ def _reason(error: Exception) -> str:
     return " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])
 
 
+@full_float32()
 @torch.inference_mode()
 def check_network(chain: ResidualChain) -> int:
     """Check on a seeded input that the native network computes what the chain does; returns its logits' number.

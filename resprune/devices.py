@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch.nn import functional as F
 
 from resprune.errors import UsageError
 
 
-def usable(name: str, trial: Callable[[torch.device], object] | None = None) -> torch.device:
+def usable(name: str, also: Callable[[torch.device], object] = lambda device: None) -> torch.device:
     """Return the device of a name.
 
     Args:
         name: ``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` is CUDA where there is one, else the CPU.
-        trial: What has to work there; by default a small sum.
+        also: What else has to work there.
 
     Raises:
         UsageError: where it does not.
@@ -23,7 +24,8 @@ def usable(name: str, trial: Callable[[torch.device], object] | None = None) -> 
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        (trial or _a_sum)(device)
+        _compute(device)
+        also(device)
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(f"device {name!r} cannot be used ({reason})", hint="use --device cpu") from error
@@ -44,5 +46,8 @@ def trainable(name: str) -> torch.device:
     return usable(name)
 
 
-def _a_sum(device: torch.device) -> float:
-    return torch.ones(2, device=device).sum().item()
+@torch.inference_mode()
+def _compute(device: torch.device) -> None:
+    """Run one convolution: a device may be there, and take tensors, and have no kernels for them."""
+    ones = torch.ones(1, 1, 3, 3, device=device)
+    F.conv2d(ones, ones).cpu()

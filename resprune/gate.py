@@ -25,7 +25,7 @@ class Rule:
     """How figures are held against limits.
 
     Attributes:
-        confidence: Of the intervals, above 0 and below 1.
+        confidence: Of the intervals, from 0.5 to below 1.
         strict: Let figures decide by themselves.
     """
 

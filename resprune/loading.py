@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from resprune import checkpoint
-from resprune.chain import ResidualChain, seeded_images
+from resprune.chain import ResidualChain
 from resprune.data import survey
 from resprune.devices import usable
 from resprune.errors import UsageError
@@ -63,15 +60,8 @@ def load(
         raise UsageError(f"no preprocessing: {error}", hint=f"--mean {halves} --std {halves}") from error
     if chain.device.type == "meta":
         return chain
-    usable(device, partial(_place, chain))
+    usable(device, chain.network.to)
     return chain
-
-
-def _place(chain: ResidualChain, device: torch.device) -> None:
-    """Move a chain to a device, and see it work there."""
-    chain.network.to(device)
-    if device.type != "cpu":
-        chain(seeded_images(chain.preprocessing, 1, seed=0, size=32).to(device)).cpu()
 
 
 def _from_scratch(name: str, data: str | Path | None, split: str | None, seed: int) -> ResidualChain:

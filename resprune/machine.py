@@ -50,7 +50,7 @@ class Accelerator:
         name: As its maker calls it.
         memory: In bytes.
         capability: CUDA's version of its instructions, such as ``9.0``.
-        bf16: Whether it computes in bfloat16.
+        bf16: Whether it computes in bfloat16, without emulation.
     """
 
     name: str
@@ -154,6 +154,6 @@ def _library(wanted: Requirement, extra: str) -> Library:
 def _accelerators(torch: Any) -> Iterable[Accelerator]:
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         own = torch.cuda.get_device_properties(index)
-        yield Accelerator(
-            own.name, own.total_memory, f"{own.major}.{own.minor}", bool(torch.cuda.is_bf16_supported())
-        )
+        # Older ones emulate it, slowly; torch's own question is about the current device alone.
+        bf16 = own.major >= 8 or torch.version.hip is not None
+        yield Accelerator(own.name, own.total_memory, f"{own.major}.{own.minor}", bf16)

@@ -16,13 +16,21 @@ from resprune.trajectory import OnBatch
 
 T = TypeVar("T")
 _log = logging.getLogger("resprune")
+_NO_MEMORY = (
+    "can't allocate memory",  # torch on a CPU
+    "out of memory",  # the drivers of CUDA and HIP, and torch on MPS and XPU
+    "_STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN, hipBLAS and their kin, which have work space of their own
+    "ALLOCATION_FAILED",  # newer cuDNN
+    "unable to find an engine",  # cuDNN, where no convolution's work space fits
+)
+"""How memory that ends is told in errors that have no class of their own."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether there was no memory left, on whatever device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's words on a CPU
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 def halving(attempt: Callable[[int], T], size: int, task: str, *, least: int = 1, note: str = "") -> T:

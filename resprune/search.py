@@ -24,8 +24,8 @@ ESTIMATED = 4
 BACKWARD = 2.0
 """What a backward pass costs, in forward passes."""
 
-ROWS = 16
-"""Pixels that a trial's fit looks at, for each of its unknowns; the final fit looks at more."""
+TRIAL_ROWS = 16
+"""Pixels that a trial's fit looks at, for each of its unknowns; the final fit looks at `refit.ROWS`."""
 
 T = TypeVar("T")
 OnPass = Callable[[float], None]
@@ -256,7 +256,7 @@ class CompensatedSearch(Search):
                 x, own = self.chain.stem(self._inputs(batch)), []
                 for line in lines:
                     total = line.sum(x)
-                    count = -(-ROWS * max(1, line.unknowns) // self._samples)
+                    count = -(-TRIAL_ROWS * max(1, line.unknowns) // self._samples)
                     here = some_pixels(total, count, self.seed + index)
                     own.append((here, at(total, here)))
                     x = line.activation(total)

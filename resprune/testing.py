@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from resprune import agreement, comparing, gate
 from resprune.chain import ResidualChain, seeded_images
+from resprune.checks import full_float32
 from resprune.data import TEST_FIRST, open_data
 from resprune.errors import UsageError
 from resprune.gate import Rule
@@ -70,8 +71,9 @@ def assert_equivalent(
     __tracebackhide__ = True  # pytest shows the line that called
     if tolerance is None and max_drop is None:
         tolerance = TOLERANCE
-    first, second = (comparing.open_network(own) if isinstance(own, str | Path) else own for own in (a, b))
-    like = _likeness(first, second, data, seed, options)
+    first, second = _opened(a, b)
+    with full_float32():
+        like = _likeness(first, second, data, seed, options)
     failed = []
     if tolerance is not None and not like.max_rel_difference <= tolerance:
         failed.append(
@@ -82,6 +84,15 @@ def assert_equivalent(
         failed += _drop(like, max_drop, Rule(confidence, strict))
     if failed:
         raise AssertionError(_told(failed, like))
+
+
+def _opened(*models: Model) -> Iterator[Network | nn.Module]:
+    """Open what is given by path: all of it on one device, the CPU where ONNX Runtime takes part."""
+    paths = [own for own in models if isinstance(own, str | Path)]
+    mode = "onnxruntime" if any(isinstance(own, OnnxNetwork) for own in models) else "eager"
+    device = comparing.common_device("auto", mode, *paths)
+    for own in models:
+        yield comparing.open_network(own, device=device) if isinstance(own, str | Path) else own
 
 
 def _drop(like: Likeness, limit: float, rule: Rule) -> list[str]:

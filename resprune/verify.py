@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from resprune.chain import ResidualChain
+from resprune.checks import full_float32
 from resprune.errors import VerificationError
 from resprune.exits import SkipChainExits
 from resprune.records import Evaluation, PrunePlan, Verification
@@ -17,6 +18,7 @@ RELATIVE_TOLERANCE = 1e-4
 """Largest difference of two logits that counts as rounding, relative to the largest logit."""
 
 
+@full_float32()
 @torch.inference_mode()
 def verify(
     chain: ResidualChain,

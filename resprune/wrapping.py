@@ -12,7 +12,7 @@ from torch import nn
 from resprune import families
 from resprune.chain import ResidualChain, assemble, seeded_images
 from resprune.checkpoint import Checkpoint
-from resprune.checks import MISFITS, SELF_CHECK_TOLERANCE, check_network, check_split
+from resprune.checks import MISFITS, SELF_CHECK_TOLERANCE, check_network, check_split, full_float32
 from resprune.errors import ArchitectureError, UsageError
 from resprune.exits import SkipChainExits
 from resprune.families import Family, Part, Parts
@@ -144,6 +144,7 @@ def _stages(parts: Parts) -> tuple[str, ...]:
     return tuple(stages)
 
 
+@full_float32()
 @torch.inference_mode()
 def _settle(chain: ResidualChain, architecture: Architecture) -> Architecture:
     """Return the architecture with the values of its assumptions for which `build` gives the same network."""
@@ -165,6 +166,7 @@ def _settle(chain: ResidualChain, architecture: Architecture) -> Architecture:
     )
 
 
+@full_float32()
 @torch.inference_mode()
 def _check_skip_chain(chain: ResidualChain) -> None:
     """Check exit 0, which passes every skip step, against the steps taken one by one."""

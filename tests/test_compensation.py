@@ -281,7 +281,7 @@ def one_by_one(chain: ResidualChain, images: Tensor, removed: list[int]) -> floa
     "name", ["cifar option A", "torchvision bottleneck", "preact standard", "cifar option B"]
 )
 def test_a_compensated_search_does_what_its_words_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resprune.search.ROWS", 10**6)  # all pixels, as the oracle looks at
+    monkeypatch.setattr("resprune.search.TRIAL_ROWS", 10**6)  # all pixels, as the oracle looks at
     monkeypatch.setattr(refit, "ROWS", 10**6)
     chain = make_chain(ARCHITECTURES[name])
     images = make_images(chain, 30, seed=6)

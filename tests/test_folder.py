@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import stat
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import ARCHITECTURES, make_chain, make_images
 from test_exits import with_own
+from timm.data.transforms_factory import create_transform
 
-from resprune import pipeline
+from resprune import configs, pipeline
 from resprune.chain import ResidualChain
 from resprune.errors import OutputError, VerificationError
 from resprune.exits import SkipChainExits
@@ -223,3 +227,29 @@ def test_real_images_are_read_back_where_there_are_some(
         report = json.loads((tmp_path / f"out{seen}" / "report.json").read_text())
         assert report["read_back"]["samples"] == seen
         assert report["read_back"]["readers"] == list(found.readers)
+
+
+def test_timm_scales_to_as_many_pixels_as_were_written() -> None:
+    mended = []
+    for side, resize in product(range(32, 513), repeat=2):
+        fraction = folder.crop_pct(side, resize)
+        assert math.floor(side / fraction) == resize  # as timm computes it
+        if fraction != side / resize:
+            mended.append((side, resize, fraction))
+    assert {(160, 212), (192, 225), (384, 450)} <= {pair[:2] for pair in mended}
+    for side, resize, fraction in (*mended[::10], (224, 256, folder.crop_pct(224, 256))):
+        recipe = {"mean": [0.5], "std": [0.5], "interpolation": "bicubic", "crop_pct": fraction}
+        config = {"architecture": "resnet18", "pretrained_cfg": recipe | {"input_size": [1, side, side]}}
+        found = configs._timm(config, Path("config.json")).preprocessing
+        assert found is not None
+        assert found.resize == resize
+
+
+def test_a_folder_s_scaling_is_the_one_that_timm_does(tmp_path: Path) -> None:
+    made = make_chain(MATRIX["torchvision basic"])
+    recipe = replace(made.preprocessing, height=160, width=160, resize=212)
+    folder.write_network(replace(made, preprocessing=recipe), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
+    size, fraction = tuple(config["input_size"]), config["crop_pct"]
+    steps: Any = create_transform(size, crop_pct=fraction, crop_mode=config["crop_mode"])
+    assert steps.transforms[0].size == 212

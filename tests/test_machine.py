@@ -73,16 +73,19 @@ def test_a_broken_build_is_told_and_not_raised(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_accelerators_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = SimpleNamespace(name="NVIDIA H200", total_memory=140 << 30, major=9, minor=0)
+    devices = [
+        SimpleNamespace(name="NVIDIA H200", total_memory=140 << 30, major=9, minor=0),
+        SimpleNamespace(name="Tesla T4", total_memory=15 << 30, major=7, minor=5),
+    ]
     cuda = SimpleNamespace(
         is_available=lambda: True,
         device_count=lambda: 2,
-        get_device_properties=lambda index: own,
-        is_bf16_supported=lambda: True,
+        get_device_properties=devices.__getitem__,
     )
     monkeypatch.setattr(torch, "cuda", cuda)
     shown = run("env").stdout
-    assert shown.count("NVIDIA H200, 140.0 GiB, sm 9.0, bf16") == 2
+    assert "NVIDIA H200, 140.0 GiB, sm 9.0, bf16 " in shown
+    assert "Tesla T4, 15.0 GiB, sm 7.5, no bf16 " in shown
 
 
 def test_a_container_has_less_memory_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

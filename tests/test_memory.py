@@ -18,6 +18,7 @@ from resprune.chain import ResidualChain
 from resprune.checking import check
 from resprune.data import open_data
 from resprune.errors import ArchitectureError
+from resprune.memory import halving, is_out_of_memory
 from resprune.reading import silent
 from resprune.records import Budget, EpochRow, Limits, Origin, PrunePlan
 from resprune.running import OnnxNetwork
@@ -54,6 +55,45 @@ def heavy(chain: ResidualChain, most: int) -> ResidualChain:
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "HIP error: out of memory",
+        "MPS backend out of memory (MPS allocated: 17.90 GB)",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "GET was unable to find an engine to execute this computation",
+        "FIND was unable to find an engine to execute this computation",
+    ],
+)
+def test_memory_that_ends_is_known_by_its_words(words: str) -> None:
+    def attempt(size: int) -> int:
+        if size > 3:
+            raise RuntimeError(words)
+        return size
+
+    assert halving(attempt, 12, "test") == 3
+    assert not is_out_of_memory(ValueError(words))
+
+
+@pytest.mark.parametrize(
+    "words", ["CUDA error: an illegal memory access was encountered", "cuDNN error: CUDNN_STATUS_BAD_PARAM"]
+)
+def test_other_errors_are_raised_at_once(words: str) -> None:
+    sizes: list[int] = []
+
+    def attempt(size: int) -> None:
+        sizes.append(size)
+        raise RuntimeError(words)
+
+    with pytest.raises(RuntimeError, match=words):
+        halving(attempt, 12, "test")
+    assert sizes == [12]
 
 
 # Training

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import ARCHITECTURES, make_chain, make_images
+from test_memory import Session
 from torch import Tensor, nn
 
+from resprune import comparing
+from resprune.chain import ResidualChain
 from resprune.errors import ArchitectureError, UsageError
+from resprune.records import Origin
+from resprune.running import OnnxNetwork
 from resprune.testing import assert_equivalent
 
 CHAIN = make_chain(ARCHITECTURES["cifar option B"])
+SHAPE = (CHAIN.preprocessing.channels, CHAIN.preprocessing.height, CHAIN.preprocessing.width)
+ONNX = OnnxNetwork(Origin("net.onnx", "0" * 64, "ONNX"), Session(CHAIN, 64), None, SHAPE, CHAIN.classes)
 OTHER = make_chain(ARCHITECTURES["cifar option B"], seed=1)
 
 
@@ -84,6 +92,25 @@ def test_a_module_in_training_is_measured_in_eval_mode_and_put_back() -> None:
     assert network.training
     assert not frozen.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("other", "device"), [("net.onnx", "cpu"), ("net.pth", "auto"), (ONNX, "cpu"), (CHAIN, "auto")]
+)
+def test_what_is_compared_with_an_onnx_file_is_opened_on_its_device(
+    other: Any, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices: dict[str, str] = {}
+
+    def opened(source: str, *, device: str) -> ResidualChain:
+        devices[source] = device
+        return CHAIN
+
+    monkeypatch.setattr(comparing, "open_network", opened)
+    for pair in (("best.pth", other), (other, "best.pth")):
+        assert_equivalent(*pair, make_images(CHAIN, 2))
+        assert devices.pop("best.pth") == device
+        assert set(devices.values()) <= {device}
 
 
 def test_what_cannot_be_compared() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,13 +142,25 @@ def constructor_of(chain: ResidualChain) -> str:
     return chain.family.torchvision_constructor(chain.architecture) or ""
 
 
+def crop_pct(side: int, resize: int) -> float:
+    """Return the fraction by which timm scales images to ``floor(side / fraction)``, which is ``resize``.
+
+    Args:
+        side: Shorter side of the network's input, pixels.
+        resize: Shorter side of the scaled image.
+    """
+    fraction = side / resize
+    # Rounding takes a pixel from some pairs, (160, 212) among them: half a pixel more gives it back.
+    return fraction if math.floor(side / fraction) == resize else side / (resize + 0.5)
+
+
 def _config(chain: ResidualChain, provenance: dict[str, Any]) -> dict[str, Any]:
     """Return the config: timm's keys where timm has such a network, and our own section always."""
     recipe, architecture = chain.preprocessing, chain.architecture
     timm = chain.family.timm_config(architecture)
     config: dict[str, Any] = {"architecture": architecture.name, "num_classes": chain.classes}
     if timm is not None:
-        size = [recipe.channels, recipe.height, recipe.width]
+        size, side = [recipe.channels, recipe.height, recipe.width], min(recipe.height, recipe.width)
         config |= timm
         config["pretrained_cfg"] = {
             "input_size": size,
@@ -155,7 +168,7 @@ def _config(chain: ResidualChain, provenance: dict[str, Any]) -> dict[str, Any]:
             "mean": list(recipe.mean),
             "std": list(recipe.std),
             "interpolation": recipe.interpolation,
-            "crop_pct": 1.0 if recipe.resize is None else recipe.height / recipe.resize,
+            "crop_pct": 1.0 if recipe.resize is None else crop_pct(side, recipe.resize),
             "crop_mode": "center",
             # Some versions of timm adapt the weights of a first convolution that does not take three channels.
             "first_conv": "conv1" if recipe.channels == 3 else None,

@@ -67,7 +67,7 @@ class Learner:
         self.mixup = None
         if recipe.mixup or recipe.cutmix:
             self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=0.0, num_classes=chain.classes)
-        can = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        can = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         self.bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and can)
         if recipe.compile:
             self.student.compile()
