@@ -281,8 +281,6 @@ def _healing(
     epochs: int | None, steps: int | None, rate: float | None, rounds: int, seed: int, device: str
 ) -> Recipe | None:
     """Return the recipe of a healing that the device can do, or None for none."""
-    from resprune.devices import trainable
-
     given = {"epochs": epochs, "steps": steps, "rate": rate}
     if epochs is None and steps is None:
         for flag, value in (("--heal-rate", rate is not None), ("--heal-rounds", rounds > 1)):
@@ -291,6 +289,8 @@ def _healing(
         return None
     if epochs is not None and steps is not None:
         raise UsageError("--heal and --heal-steps both say how long to heal", hint="give one of them")
+    from resprune.devices import trainable
+
     trainable(device)  # before a search for blocks, which may take long
     return replace(
         RECIPES["heal"], seed=seed, **{name: value for name, value in given.items() if value is not None}
