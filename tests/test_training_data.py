@@ -22,6 +22,7 @@ from torch import Tensor
 
 from resprune.data import TrainingData, batches_of, normalise, open_data, open_training, random_access
 from resprune.data.augmentation import item_seed
+from resprune.data.batches import _channels
 from resprune.errors import DataError, ResPruneError, UsageError
 from resprune.records import Preprocessing
 
@@ -156,6 +157,20 @@ def test_normalise_is_what_batches_do(channels_last: bool) -> None:
     result = normalise(pixels, SMALL)
     assert torch.equal(result, (pixels.float() / 255 - mean) / std)
     assert result.stride() == pixels.stride()
+
+
+def test_what_normalise_divides_by_is_put_on_a_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    _channels.cache_clear()
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
+    with torch.inference_mode():  # an evaluation comes first, as in every run
+        first = normalise(pixels, SMALL)
+    made = _channels(SMALL.std, pixels.device)
+    assert not made.is_inference()
+    monkeypatch.delattr(torch, "tensor")
+    kept = pixels.clone()
+    assert torch.equal(normalise(pixels, SMALL), first)
+    assert torch.equal(pixels, kept)
+    assert made.flatten().tolist() == pytest.approx(SMALL.std)
 
 
 @pytest.mark.parametrize(
