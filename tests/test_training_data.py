@@ -277,6 +277,17 @@ def test_workers_give_what_no_workers_give(
             assert images.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*no accelerator:UserWarning")
+def test_batches_are_pinned_where_that_is_asked_for(image_folder: FolderWriter) -> None:
+    images, keys = open_training(image_folder(), SMALL, 10).images, [[(0, 0), (1, 0)], [(2, 0)]]
+    plain, pinned = batches_of(images, keys), batches_of(images, keys, pin=True)
+    assert (plain.pin_memory, pinned.pin_memory) == (False, True)
+    for batch, other in zip(plain, pinned, strict=True):
+        assert all(torch.equal(one, two) for one, two in zip(batch, other, strict=True))
+        assert other[0].is_contiguous(memory_format=torch.channels_last)
+        assert all(tensor.is_pinned() == torch.cuda.is_available() for tensor in other)
+
+
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_photograph_is_one_clear_error(image_folder: FolderWriter, workers: int) -> None:
