@@ -6,7 +6,6 @@ differ, and weights that were kept where training from scratch for as long does 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -108,7 +107,7 @@ def random_band(
         DataError: where there are no images.
     """
     plans = [random_plan(chain, count, seed).removed for seed in range(BAND_SEEDS)]
-    changes, agreements = [0.0] * len(plans), [0] * len(plans)
+    shifts = torch.zeros(len(plans), 2, dtype=torch.float64)
     square, samples = 0.0, 0
     for images, _ in batches:
         inputs = images.to(chain.device, memory_format=torch.channels_last)
@@ -116,18 +115,13 @@ def random_band(
         square += float(final.square().sum(dtype=torch.float64))
         samples += len(images)
         for draw, removed in enumerate(plans):
-            logits = skip_blocks(chain, inputs, removed)
-            changes[draw] += float((logits - final).square().sum(dtype=torch.float64))
-            agreements[draw] += int((logits.argmax(1) == final.argmax(1)).sum())
+            shifts[draw] += trajectory.shift(final, skip_blocks(chain, inputs, removed))
         if on_batch is not None:
             on_batch(len(images))
     if not samples:
         raise DataError("no images to measure on")
-    return Band(
-        count,
-        tuple(math.sqrt(change / square) for change in changes),
-        tuple(agreement / samples for agreement in agreements),
-    )
+    changes, same = shifts.T
+    return Band(count, tuple((changes / square).sqrt().tolist()), tuple((same / samples).tolist()))
 
 
 def compare_with(
