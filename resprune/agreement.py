@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from resprune.divergence import kl
 from resprune.errors import ArchitectureError, DataError
 from resprune.records import Disagreement, Likeness, Outcomes
 from resprune.trajectory import OnBatch, Tally
@@ -54,14 +55,14 @@ def likeness(
         tally.add(torch.stack([a, b], dim=1), targets)
         largest = max(largest, float(a.abs().max()), float(b.abs().max()))
         difference = max(difference, float((a - b).abs().max()))
-        logs_a, logs_b = (F.log_softmax(logits.double(), dim=1) for logits in (a, b))
-        divergence += float((logs_a.exp() * (logs_a - logs_b)).sum())
+        divergence += kl(a, b)
         top_a, top_b = a.argmax(1), b.argmax(1)
         same += int((top_a == top_b).sum())
         if targets is not None:
             pairs = 2 * (top_a == targets).long() + (top_b == targets).long()
             hits += torch.bincount(pairs, minlength=4).view(2, 2)
-            added = (logs_a - logs_b).gather(1, targets[:, None])
+            loss_a, loss_b = (F.cross_entropy(own.double(), targets, reduction="none") for own in (a, b))
+            added = loss_b - loss_a
             more, more_squared = more + float(added.sum()), more_squared + float(added.square().sum())
         for row in (top_a != top_b).nonzero()[:, 0].tolist()[: limit - len(listed)]:
             label = None if targets is None else int(targets[row])

@@ -100,7 +100,7 @@ def random_plans(chain: ResidualChain, count: int, draws: int) -> dict[int, Prun
         if removed not in drawn:
             drawn.add(removed)
             plans[seed] = PrunePlan.without(removed, chain.depth, f"random, seed {seed}")
-    raise AssertionError
+    raise AssertionError("counting ends")
 
 
 @torch.inference_mode()
@@ -119,7 +119,7 @@ def random_band(
         DataError: where there are no images.
     """
     plans = [plan.removed for plan in random_plans(chain, count, BAND_SEEDS).values()]
-    changes, agreements = [0.0] * len(plans), [0] * len(plans)
+    shifts = torch.zeros(len(plans), 2, dtype=torch.float64)
     square, samples = 0.0, 0
     for images, _ in batches:
         inputs = images.to(chain.device, memory_format=torch.channels_last)
@@ -127,18 +127,13 @@ def random_band(
         square += float(final.square().sum(dtype=torch.float64))
         samples += len(images)
         for draw, removed in enumerate(plans):
-            logits = skip_blocks(chain, inputs, removed)
-            changes[draw] += float((logits - final).square().sum(dtype=torch.float64))
-            agreements[draw] += int((logits.argmax(1) == final.argmax(1)).sum())
+            shifts[draw] += trajectory.shift(final, skip_blocks(chain, inputs, removed))
         if on_batch is not None:
             on_batch(len(images))
     if not samples:
         raise DataError("no images to measure on")
-    return Band(
-        count,
-        tuple(math.sqrt(change / square) for change in changes),
-        tuple(agreement / samples for agreement in agreements),
-    )
+    changes, same = shifts.T
+    return Band(count, tuple((changes / square).sqrt().tolist()), tuple((same / samples).tolist()))
 
 
 def compare_with(

@@ -125,7 +125,7 @@ def measure(
     depth = chain.depth
     tally = Tally(depth + 1, chain.classes if classwise else 0)
     residuals = torch.zeros(depth, dtype=torch.float64)
-    changes, agreements = torch.zeros_like(residuals), torch.zeros_like(residuals)
+    shifts = torch.zeros(depth, 2, dtype=torch.float64)
     final_square = 0.0
     for images, labels in batches:
         if classwise and labels is None:
@@ -140,8 +140,7 @@ def measure(
         residuals += _square_sums(logits.diff(dim=1))
         final_square += float(final.square().sum(dtype=torch.float64))
         for k, without in enumerate(dropped):
-            changes[k] += float((without - final).square().sum(dtype=torch.float64))
-            agreements[k] += float((without.argmax(1) == final.argmax(1)).sum())
+            shifts[k] += shift(final, without)
         if on_batch is not None:
             on_batch(len(images))
     if tally.samples == 0:
@@ -154,8 +153,8 @@ def measure(
             hint="check the preprocessing, and that the network was trained",
         )
     root_mean = (residuals / tally.samples).sqrt().tolist()
-    change = (changes / tally.samples).sqrt().div(final_norm).tolist()
-    agreement = (agreements / tally.samples).tolist()
+    squares, same = (shifts / tally.samples).T
+    change, agreement = squares.sqrt().div(final_norm).tolist(), same.tolist()
     rows = [
         BlockRow(
             index=k,
@@ -197,6 +196,18 @@ def evaluate(chain: Classifier, batches: Iterable[Batch], *, on_batch: OnBatch |
     if tally.samples == 0:
         raise DataError("no images to evaluate on")
     return tally.result()
+
+
+def shift(original: Tensor, logits: Tensor) -> Tensor:
+    """Return ``||yhat' - yhat||^2`` summed over images, and how many of them have the same top class (2,).
+
+    Args:
+        original: Logits (n, classes).
+        logits: The same of another network.
+    """
+    square = (logits - original).square().sum(dtype=torch.float64)
+    same = (logits.argmax(1) == original.argmax(1)).sum(dtype=torch.float64)
+    return torch.stack([square, same]).cpu()
 
 
 def branch_norm(parameters: Iterable[Tensor]) -> float:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from resprune.data import TrainingData, batches_of, normalise, open_data, open_training, random_access
 from resprune.data.augmentation import item_seed
+from resprune.data.batches import _channels
 from resprune.errors import DataError, ResPruneError, UsageError
 from resprune.records import Preprocessing
 
@@ -158,6 +159,20 @@ def test_normalise_is_what_batches_do(channels_last: bool) -> None:
     assert result.stride() == pixels.stride()
 
 
+def test_what_normalise_divides_by_is_put_on_a_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    _channels.cache_clear()
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
+    with torch.inference_mode():  # an evaluation comes first, as in every run
+        first = normalise(pixels, SMALL)
+    made = _channels(SMALL.std, pixels.device)
+    assert not made.is_inference()
+    monkeypatch.delattr(torch, "tensor")
+    kept = pixels.clone()
+    assert torch.equal(normalise(pixels, SMALL), first)
+    assert torch.equal(pixels, kept)
+    assert made.flatten().tolist() == pytest.approx(SMALL.std)
+
+
 @pytest.mark.parametrize(
     ("recipe", "options"),
     [
@@ -260,6 +275,17 @@ def test_workers_give_what_no_workers_give(
             assert labels.tolist() == [data.images[key][1] for key in wanted]
             assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
             assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*no accelerator:UserWarning")
+def test_batches_are_pinned_where_that_is_asked_for(image_folder: FolderWriter) -> None:
+    images, keys = open_training(image_folder(), SMALL, 10).images, [[(0, 0), (1, 0)], [(2, 0)]]
+    plain, pinned = batches_of(images, keys), batches_of(images, keys, pin=True)
+    assert (plain.pin_memory, pinned.pin_memory) == (False, True)
+    for batch, other in zip(plain, pinned, strict=True):
+        assert all(torch.equal(one, two) for one, two in zip(batch, other, strict=True))
+        assert other[0].is_contiguous(memory_format=torch.channels_last)
+        assert all(tensor.is_pinned() == torch.cuda.is_available() for tensor in other)
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -105,13 +106,18 @@ def normalise(images: Tensor, recipe: Preprocessing) -> Tensor:
         images: Bytes (n, c, h, w), on any device and in any memory format, which are kept.
         recipe: Of the network.
     """
-
-    def channels(values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, device=images.device).view(1, -1, 1, 1)
-
+    largest, mean, std = (
+        _channels(tuple(values), images.device) for values in ((255.0,), recipe.mean, recipe.std)
+    )
     # A GPU multiplies by the reciprocal of a number, which rounds otherwise; a tensor is divided by everywhere.
-    scaled = images.float().div_(channels([255.0]))
-    return scaled.sub_(channels(recipe.mean)).div_(channels(recipe.std))
+    return images.float().div_(largest).sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=32)
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return one number for each channel (1, c, 1, 1), kept, as a GPU would wait for every copy of them."""
+    with torch.inference_mode(mode=False):  # training may come upon what an evaluation made
+        return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
 
 
 def open_data(

@@ -195,13 +195,16 @@ def _divide(images: int, samples: int | None, hold_out: float, seed: int) -> tup
     return sorted(order[held:]), sorted(order[:held])
 
 
-def batches_of(images: TrainingImages, keys: Sequence[Sequence[Key]], workers: int = 0) -> DataLoader[Any]:
+def batches_of(
+    images: TrainingImages, keys: Sequence[Sequence[Key]], workers: int = 0, *, pin: bool = False
+) -> DataLoader[Any]:
     """Return a loader of one batch for each list of keys, in that order.
 
     Args:
         images: To take the batches from.
         keys: Lists of (index, epoch).
         workers: Processes that prepare batches; 0 prepares them here.
+        pin: Keep them in memory from which a GPU copies while the program goes on.
 
     Returns:
         A loader of images (n, c, h, w), bytes in channels-last memory format, and class indices (n,) int64.
@@ -215,6 +218,7 @@ def batches_of(images: TrainingImages, keys: Sequence[Sequence[Key]], workers: i
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=workers,
+        pin_memory=pin,
         worker_init_fn=_leave_the_word_to_the_main_process,
         multiprocessing_context=context,
         generator=torch.Generator(),  # else each pass draws a number from the caller's
