@@ -34,6 +34,7 @@ def table(found: Frontier) -> RenderableType:
     batch = f"batch of {images}" if images > 1 else "one image"
     lines = [
         f"Time: {batch}, {threads}, {latency.device}, eager mode, {latency.rounds} rounds in turns, medians.",
+        "The network of a row: prune --remove with the blocks of that row and of those above it.",
         f"Order: {found.method}; chosen and recovered on {images_of(found.choice)}, without those that judge.",
     ]
     head = f"{found.network.architecture.name}, {images_of(found.data)}, held out"
