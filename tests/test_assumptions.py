@@ -95,7 +95,7 @@ def test_arch_names_one_of_several_that_fit(tmp_path: Path) -> None:
         (["--arch", "resnet50"], "these weights cannot be those of 'resnet50'"),
         (["--weights", "best"], "--weights best is none of auto, model, ema"),
         (["--mean", "0.5,x"], "--mean 0.5,x is no list of numbers"),
-        (["--mean", "0.5,0.5,0.5"], "no preprocessing: sizes (1, 32, 32, 1) with 3 means and 1 deviations"),
+        (["--mean", "0.5,0.5,0.5"], "as many as channels (1) are needed; --mean 0.5 --std 0.5"),
         (["--std", "0"], "no preprocessing: the deviations are not all positive"),
         (["--interpolation", "best"], "no preprocessing: unknown interpolation 'best'"),
     ],

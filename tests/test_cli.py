@@ -136,8 +136,9 @@ def test_analyze_prints_a_table_of_80_columns_and_writes_csv(
     path = tmp_path / "blocks.csv"
     done = in_process("analyze", cifar_file, "--data", image_folder(), "--csv", path)
     assert done.stderr == ""
-    lines = done.stdout.splitlines()
+    *lines, written = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
+    assert written == f"Written: {path}"
     assert any("layer3.2" in line for line in lines)
     assert "Suggestion:" in done.stdout
     with path.open() as file:

@@ -331,7 +331,7 @@ def _joined(parts: list[list[tuple[int, int]]]) -> list[list[tuple[int, int]]]:
 
 def test_what_is_asked_for_is_what_one_gets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accelerate keeps one state for the life of a process; the GPUs of this one are pretended."""
-    monkeypatch.setattr(devices, "_a_sum", lambda device: 0.0)
+    monkeypatch.setattr(devices, "_compute", lambda device: 0.0)
     for name in ("cpu", "cuda", "cpu", "cuda:1", "cuda", "cpu", "auto", "cpu"):
         best = "cuda" if torch.cuda.is_available() else "cpu"
         assert training.engine(name).device == torch.device(best if name == "auto" else name)
@@ -343,7 +343,7 @@ def test_what_is_asked_for_is_what_one_gets(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_launcher_gives_every_process_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
-    monkeypatch.setattr(devices, "_a_sum", lambda device: tried.append(str(device)))
+    monkeypatch.setattr(devices, "_compute", lambda device: tried.append(str(device)))
     monkeypatch.setenv("LOCAL_RANK", "3")
     with pytest.raises(UsageError, match="'cuda:1' is asked for, and the launcher gives every process its own"):
         training.engine("cuda:1")
