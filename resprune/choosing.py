@@ -129,7 +129,7 @@ def choose_for(
             **reading,
         )
         judge, others, restoration = restoration.divided(images)
-        seen = replace(judge.summary, samples=judge.summary.samples + others.summary.samples)
+        seen = judge.with_others(others)
     chooser = Chooser(
         chain=chain,
         images=others,

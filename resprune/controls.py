@@ -157,10 +157,9 @@ def compare_with(
     """
     found: list[Control] = []
     for kind in kinds if plan.removed else ():
-        plans = dict.fromkeys(range(seeds), plan)
-        for seed, other in (
-            random_plans(chain, len(plan.removed), seeds) if kind == "random" else plans
-        ).items():
+        same = dict.fromkeys(range(seeds), plan)
+        plans = random_plans(chain, len(plan.removed), seeds) if kind == "random" else same
+        for seed, other in plans.items():
             network, raw = remove_blocks(chain, other), None
             if kind == "random":
                 raw = measure(network)

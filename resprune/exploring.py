@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 import torch
@@ -89,7 +89,6 @@ def frontier(
     networks = [partial(_without, chain, removed) for removed in gone]
     times = measure(networks, images_to_time(chain, latency_batch, seed))
     judge, points = Judge(chain, judging, progress), list[Point]()
-    seen = replace(judging.summary, samples=judging.summary.samples + others.summary.samples)
     for removed, latency in zip(gone, times, strict=True):
         rule, turn = f"{method}, {len(removed)} blocks", tuple(order[: len(removed)])
         plan = PrunePlan.without(removed, chain.depth, rule, turn)
@@ -106,6 +105,7 @@ def frontier(
             Point(removed, plan.depth, size.macs, size.parameters, latency, raw, statistics, recovered)
         )
         tell(points[-1])
+    seen = judging.with_others(others)
     return Frontier(chain.summary, judging.summary, seen, method, tuple(order), tuple(points))
 
 

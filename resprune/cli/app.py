@@ -153,7 +153,7 @@ def analyze(
         else:
             for table in shown:
                 shell.show(table)
-            reporting.tell([path for path in (csv, classwise_csv, parquet) if path is not None] + written)
+            reporting.tell([csv, classwise_csv, parquet, *written])
         shell.advise(tables.remedy(better))
 
 

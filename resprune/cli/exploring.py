@@ -81,4 +81,4 @@ def run(chain: ResidualChain, data: str | None, *, files: Files, as_json: bool, 
         shell.print_json(content)
     else:
         shell.show(frontiers.table(found))
-        reporting.tell([files.csv, *written] if files.csv is not None else written)
+        reporting.tell([files.csv, *written])

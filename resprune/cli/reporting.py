@@ -75,8 +75,15 @@ def check_files(*wanted: tuple[Path | None, str], data: str | None = None) -> No
                 where=path,
                 hint=f"give a new name; files ending in {ending} are replaced",
             )
-        if path.is_file() and data is not None and Path(data).is_file() and path.samefile(data):
+        if data is not None and _is_same(path, data):
             raise OutputError("holds the images that are read", where=path, hint="give another name")
+
+
+def _is_same(path: Path, other: str) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:  # one of them is not there, or no path
+        return False
 
 
 def check_bounds(*, bounds: bool, sub: str | None, gamma: float | None, branch_decay: float | None) -> None:
@@ -110,10 +117,11 @@ def name_of(checkpoint: str) -> str:
     return printable(Path(checkpoint).stem or checkpoint)
 
 
-def tell(written: Sequence[Path]) -> None:
-    """Print what was written."""
+def tell(written: Sequence[Path | None]) -> None:
+    """Print what was written; None was not asked for."""
     for path in written:
-        shell.print_text(f"Written: {path}")
+        if path is not None:
+            shell.print_text(f"Written: {path}")
 
 
 def made(seed: int) -> dict[str, Any]:

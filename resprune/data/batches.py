@@ -51,6 +51,10 @@ class Batches:
         others = frozenset(range(len(self.source))) - chosen
         return self._some(chosen), self._some(others)
 
+    def with_others(self, others: Batches) -> DataSummary:
+        """Return the summary of these images and others of the same split together."""
+        return replace(self.summary, samples=self.summary.samples + others.summary.samples)
+
     def drawn(self, count: int, seed: int) -> Batches:
         """Return so many images, or all where there are fewer, drawn by a seed and in the order drawn.
 
