@@ -1,9 +1,9 @@
-"""What the weight of the states and the rate do to a healing, on training images that were held out.
+"""What the weight of the states, the rate and the clipping do to a healing, on training images held out.
 
 Blocks are removed, the network is recovered and healed; divergence from the original and accuracy are
 those of the images that the healing holds out. No test image is read.
 
-    python benchmarks/healing.py CHECKPOINT CIFAR10 --remove 1,4,5 --weights 0 1 10 100 300 1000 --rates 0.02
+    python benchmarks/healing.py CHECKPOINT CIFAR10 --remove 1,4,5 --weights 0 100 300 1000 3000
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("data")
     parser.add_argument("--remove", required=True)
-    parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 1.0, 10.0, 100.0, 300.0, 1000.0])
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.02])
+    parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 100.0, 300.0, 1000.0, 3000.0])
+    parser.add_argument("--rates", type=float, nargs="+", default=[RECIPES["heal"].rate])
+    parser.add_argument("--clips", type=float, nargs="+", default=[RECIPES["heal"].clip], help="0 for none")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, help="in the place of epochs")
@@ -38,11 +39,11 @@ def main() -> None:
     chain = resprune.load(options.checkpoint)
     plan = resprune.select(remove=options.remove.split(","), paths=[block.path for block in chain.blocks])
     cut = remove_blocks(chain, plan)
-    print("| weight of the states | rate | divergence, nats | accuracy % (held-out training images) |")
-    print("|---|---|---|---|")
-    for weight, rate in itertools.product(options.weights, options.rates):
+    print("| weight of the states | rate | clip | divergence, nats | accuracy % (held-out training images) |")
+    print("|---|---|---|---|---|")
+    for weight, rate, clip in itertools.product(options.weights, options.rates, options.clips):
         recipe = replace(RECIPES["heal"], epochs=options.epochs, steps=options.steps, rate=rate)
-        recipe = replace(recipe, feature_weight=weight, batch_size=options.batch)
+        recipe = replace(recipe, feature_weight=weight, clip=clip or None, batch_size=options.batch)
         restoration = Restoration.open(chain, options.data, heal=recipe, device="cpu")
         restored = restoration.restore(cut, plan)
         _, healing = restored.steps[-1]
@@ -50,7 +51,7 @@ def main() -> None:
         held_out = restoration.healer.images.held_out
         assert held_out is not None
         accuracy = trajectory.evaluate(restored.network, held_out).accuracy or 0.0
-        print(f"| {weight:g} | {rate:g} | {healing.after:.3f} | {100 * accuracy:.2f} |", flush=True)
+        print(f"| {weight:g} | {rate:g} | {clip:g} | {healing.after:.3f} | {100 * accuracy:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

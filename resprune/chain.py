@@ -7,7 +7,7 @@ Everything below this file sees chains only and knows no family. In the paper's 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -127,18 +127,19 @@ class ResidualChain:
         """Return the logits (n, classes) of images (n, c, h, w)."""
         return self.resume(0, self.stem(images))
 
-    def with_features(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the logits (n, classes) of images (n, c, h, w), and the states at the ends of the stages.
+    def with_states(self, images: Tensor, wanted: Collection[int]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the logits (n, classes) of images (n, c, h, w), and states on the way.
 
-        Those of a pruned network have the shapes of the original's; a stage that left nothing ends as it began.
+        Args:
+            images: As for the logits alone.
+            wanted: For every state the number of parts that lie before it; 0 is the stem's.
         """
-        x, ends = self.stem(images), []
-        for stage in range(len(self.architecture.stages)):
-            for part in self.parts:
-                if part.stage == stage:
-                    x = part.module(x)
-            ends.append(x)
-        return self.head(x), tuple(ends)
+        x = self.stem(images)
+        there = {0: x} if 0 in wanted else {}
+        for count, part in enumerate(self.parts, start=1):
+            x = part.module(x)
+            there |= {count: x} if count in wanted else {}
+        return self.head(x), tuple(there[count] for count in wanted)
 
     def duplicate(self) -> ResidualChain:
         """Return a chain with a network of its own, alike, and without what the exits have of theirs."""

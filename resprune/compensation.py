@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from resprune.chain import ResidualChain
+from resprune.counterparts import side_by_side
 from resprune.errors import DataError
-from resprune.families import Part
 from resprune.records import PrunePlan
 from resprune.refit import Fit, Line
 from resprune.trajectory import Batch, OnBatch
@@ -62,7 +62,7 @@ def compensate(
     with torch.inference_mode():
         theirs = [chain.stem(batch.to(chain.device)) for batch in images]
         ours = [result.stem(batch.to(result.device)) for batch in images]
-        for part, originals in _side_by_side(chain, result, plan):
+        for part, originals in side_by_side(chain, result, plan):
             *passed, last = originals
             for original in passed:
                 theirs = [original.module(x) for x in theirs]
@@ -88,7 +88,7 @@ def compensate(
 def can_compensate(chain: ResidualChain, pruned: ResidualChain, plan: PrunePlan) -> bool:
     """Whether any part behind the first cut, or right before it, has a convolution that can be fitted."""
     cut = False
-    for part, originals in _side_by_side(chain, pruned, plan):
+    for part, originals in side_by_side(chain, pruned, plan):
         cut = (
             cut or part is None or len(originals) > 1 or (part.branch is None) != (originals[0].branch is None)
         )
@@ -122,23 +122,3 @@ def _first(batches: Iterable[Batch], count: int) -> list[Tensor]:
 
 def _equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-def _side_by_side(
-    chain: ResidualChain, pruned: ResidualChain, plan: PrunePlan
-) -> list[tuple[Part | None, list[Part]]]:
-    """Return the pruned network's parts, each with the original's that its state stands for.
-
-    The first has none of its own where blocks that leave nothing come first.
-    """
-    removed = {chain.blocks[index].path for index in plan.removed}
-    ours = iter(pruned.parts)
-    groups: list[tuple[Part | None, list[Part]]] = []
-    for part in chain.parts:
-        if part.path not in removed or not part.step_is_trivial:
-            groups.append((next(ours), [part]))
-        elif groups:
-            groups[-1][1].append(part)
-        else:
-            groups.append((None, [part]))
-    return groups

@@ -6,9 +6,10 @@ analyze(load("tuned"), "cifar10/")
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from resprune import checkpoint, training
 from resprune.chain import ResidualChain
+from resprune.counterparts import Counterparts
 from resprune.data import TrainingData, open_training
 from resprune.errors import TrainingError, UsageError, VerificationError
 from resprune.exporting import folder as output
@@ -26,7 +28,7 @@ from resprune.exporting.run import RunFolder
 from resprune.families import FAMILIES
 from resprune.fresh import FROM_SCRATCH
 from resprune.pipeline import Progress, silent
-from resprune.records import RECIPES, EpochRow, FinetuneOutcome, Preprocessing, ReadBack, Recipe
+from resprune.records import RECIPES, EpochRow, FinetuneOutcome, Preprocessing, PrunePlan, ReadBack, Recipe
 from resprune.report import card
 from resprune.report.results import outputs, parts, runs
 
@@ -53,6 +55,7 @@ def finetune(
     out: str | Path | None = None,
     recipe: Recipe = RECIPES["default"],
     teacher: Teacher = "original",
+    cut: PrunePlan | None = None,
     resume: bool = False,
     force: bool = False,
     device: str = "auto",
@@ -74,6 +77,8 @@ def finetune(
         recipe: All choices.
         teacher: Whose output the final output is to stay close to: the chain as it is, another, or none. A
             network from scratch has nothing to teach.
+        cut: What was removed of the teacher, where that is how the chain was made; ``feature_weight`` is then
+            that of the states behind every block that stayed.
         resume: Go on with the run in ``out``; where there is nothing yet, begin it.
         force: Replace ``out``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``; several GPUs are given by ``accelerate launch`` or
@@ -99,7 +104,7 @@ def finetune(
     if teacher == "original":
         teacher = None if chain.origin.format == FROM_SCRATCH else chain
     if teacher is not None:
-        _check_teacher(chain, teacher, recipe)
+        _check_teacher(chain, teacher, recipe, cut)
     tracks = None if out is None else Path(out) / output.TRACKS_FOLDER
     engine = training.engine(device, trackers, tracks)
     images = open_training(
@@ -114,7 +119,7 @@ def finetune(
         **options,
     )
     plan = training.Plan.of(recipe, len(images.images), engine.num_processes)
-    run = None if out is None else RunFolder(Path(out), _identity(chain, teacher, recipe, images))
+    run = None if out is None else RunFolder(Path(out), _identity(chain, teacher, recipe, images, cut))
     journal = _Journal(
         chain, teacher, recipe, images, plan.epochs, run, engine, on_epoch, read_back, made or {}
     )
@@ -126,6 +131,7 @@ def finetune(
                 images,
                 recipe,
                 teacher=teacher,
+                cut=cut,
                 state=state,
                 on=engine,
                 workers=workers,
@@ -145,6 +151,7 @@ def heal(
     original: ResidualChain,
     data: str | Path | None = None,
     *,
+    plan: PrunePlan | None = None,
     recipe: Recipe = RECIPES["heal"],
     **options: Any,
 ) -> Finetuned:
@@ -155,8 +162,10 @@ def heal(
 
     Args:
         pruned: Left as it is.
-        original: The teacher, of its outputs and of its states at the ends of stages.
+        original: The teacher of its outputs, and of its states.
         data: See `finetune`.
+        plan: What was removed of the original. The states behind all blocks that stayed are then compared,
+            which heals better; without it those at the ends of the stages.
         recipe: All choices.
         options: Of `finetune`: out, resume, device, progress, split, samples, ...
 
@@ -164,7 +173,7 @@ def heal(
         UsageError: where the two networks have other classes, preprocessing or stages.
         Others: see `finetune`.
     """
-    return finetune(pruned, data, recipe=recipe, teacher=original, **options)
+    return finetune(pruned, data, recipe=recipe, teacher=original, cut=plan, **options)
 
 
 @dataclass(frozen=True)
@@ -260,7 +269,7 @@ class _Journal:
             self.run.write_network(best, outputs.provenance(outcome), text, report, check)
 
 
-def _check_teacher(chain: ResidualChain, teacher: ResidualChain, recipe: Recipe) -> None:
+def _check_teacher(chain: ResidualChain, teacher: ResidualChain, recipe: Recipe, cut: PrunePlan | None) -> None:
     mine, theirs = chain.preprocessing, teacher.preprocessing
     if teacher.classes != chain.classes or (theirs.mean, theirs.std) != (mine.mean, mine.std):
         raise UsageError(
@@ -270,23 +279,29 @@ def _check_teacher(chain: ResidualChain, teacher: ResidualChain, recipe: Recipe)
             hint="choose a teacher of the same data and preprocessing, or none",
         )
     if recipe.feature_weight and teacher is not chain:
-        own, given = (_ends_of_stages(one, mine) for one in (chain, teacher))
+        alike = Counterparts.of(chain, teacher, cut)
+        own, given = _shapes(chain, mine, alike.own), _shapes(teacher, mine, alike.taught)
         if own != given:
             raise UsageError(
-                f"the teacher's stages end in states of {given}, the network's in {own}",
+                f"the teacher's states have the shapes {given}, the network's {own}",
                 where=teacher.origin.path,
                 hint="choose the network that this one was pruned from, or set the weight of the states to 0",
             )
 
 
-def _ends_of_stages(chain: ResidualChain, recipe: Preprocessing) -> str:
-    """Return the shapes c x h x w of the states at the ends of stages, in words."""
+def _shapes(chain: ResidualChain, recipe: Preprocessing, wanted: Collection[int]) -> str:
+    """Return the shapes c x h x w of a chain's states, in words; of the same ones in a row the first."""
     images = torch.empty(1, recipe.channels, recipe.height, recipe.width, device="meta")
-    return ", ".join("x".join(map(str, state.shape[1:])) for state in chain.outline.with_features(images)[1])
+    states = chain.outline.with_states(images, wanted)[1]
+    return ", ".join(shape for shape, _ in groupby("x".join(map(str, state.shape[1:])) for state in states))
 
 
 def _identity(
-    chain: ResidualChain, teacher: ResidualChain | None, recipe: Recipe, images: TrainingData
+    chain: ResidualChain,
+    teacher: ResidualChain | None,
+    recipe: Recipe,
+    images: TrainingData,
+    cut: PrunePlan | None,
 ) -> dict[str, Any]:
     """Return what makes a run this run and no other; the data may have moved to another place."""
     data = images.summary
@@ -295,5 +310,6 @@ def _identity(
         "architecture": chain.architecture.to_json(),
         "recipe": recipe.to_json(),
         "teacher": None if teacher is None else teacher.origin.sha256,
+        "cut": None if cut is None else list(cut.removed),
         "data": {"name": Path(data.spec).name, "split": data.split, "samples": data.samples},
     }

@@ -15,7 +15,7 @@ from resprune.data import TrainingData, open_training
 from resprune.devices import trainable
 from resprune.fresh import initialise
 from resprune.reading import Progress
-from resprune.records import EpochRow, Recipe, Recovery
+from resprune.records import EpochRow, PrunePlan, Recipe, Recovery
 from resprune.recovery import lost_by
 
 HEALING = "healing"
@@ -81,7 +81,7 @@ class Healer:
         )
         return cls(chain, recipe, images, device, progress, on_epoch)
 
-    def heal(self, pruned: ResidualChain, removed: int) -> tuple[ResidualChain, Recovery]:
+    def heal(self, pruned: ResidualChain, plan: PrunePlan) -> tuple[ResidualChain, Recovery]:
         """Return the pruned network after training, or as it is where it is not closer to the original then.
 
         Closer means a smaller divergence of the outputs on the images held out; without any the training is
@@ -89,12 +89,12 @@ class Healer:
 
         Args:
             pruned: Left as it is.
-            removed: Number of blocks that it lacks.
+            plan: What was removed of the original.
 
         Raises:
             TrainingError: where the loss is not finite.
         """
-        healed = self._train("heal", pruned, self.recipe, self.chain)
+        healed = self._train("heal", pruned, self.recipe, self.chain, plan)
         data, held_out = self.images.summary, self.images.held_out
         before = after = float("nan")
         if held_out is not None:
@@ -102,7 +102,7 @@ class Healer:
         kept = held_out is None or after < before
         held = 0 if held_out is None else held_out.summary.samples
         record = Recovery(
-            HEALING, data.split, data.samples, held, before, after, kept, removed, recipe=self.recipe
+            HEALING, data.split, data.samples, held, before, after, kept, len(plan.removed), recipe=self.recipe
         )
         return (healed if kept else pruned), record
 
@@ -126,14 +126,19 @@ class Healer:
         return self._train("train from scratch", fresh, recipe, None)
 
     def _train(
-        self, what: str, start: ResidualChain, recipe: Recipe, teacher: ResidualChain | None
+        self,
+        what: str,
+        start: ResidualChain,
+        recipe: Recipe,
+        teacher: ResidualChain | None,
+        cut: PrunePlan | None = None,
     ) -> ResidualChain:
         engine = training.engine(self.device)
         plan = training.Plan.of(recipe, len(self.images.images), engine.num_processes)
         with self.progress(what, plan.steps * plan.batch_size) as on_batch:
             listener = training.Listener(on_batch, on_epoch=lambda rows: self.on_epoch(rows[-1]))
             trained = training.train(
-                start, self.images, recipe, teacher=teacher, on=engine, listener=listener
+                start, self.images, recipe, teacher=teacher, cut=cut, on=engine, listener=listener
             ).chain
         trained.network.to(self.chain.device)
         return trained

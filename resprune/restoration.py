@@ -168,7 +168,7 @@ class Restoration:
         if self.images is not None:
             steps = recover(self.chain, pruned, plan, self.images, seed=self.seed, progress=self.progress)
         if self.healer is not None and self._lost(pruned):
-            steps.append(self.healer.heal(steps[-1][0] if steps else pruned, len(plan.removed)))
+            steps.append(self.healer.heal(steps[-1][0] if steps else pruned, plan))
         return Restored(steps[-1][0] if steps else pruned, tuple(steps), self)
 
     def _lost(self, pruned: ResidualChain) -> bool:

@@ -71,7 +71,7 @@ def test_heal_needs_the_original_and_no_labels(image_folder: Callable[..., Path]
 def test_a_teacher_of_states_must_have_the_same_stages(images: Path) -> None:
     wide = tiny_chain(architecture=preact.architecture("wide", [2, 2], [4, 12], in_channels=3, classes=CLASSES))
     with pytest.raises(
-        UsageError, match="stages end in states of 4x16x16, 12x8x8, the network's in 4x16x16, 8"
+        UsageError, match="states have the shapes 4x16x16, 12x8x8, the network's 4x16x16, 8x8x8"
     ):
         resprune.heal(tiny_chain(), wide, images, device="cpu")
 

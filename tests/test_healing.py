@@ -20,6 +20,7 @@ from resprune import healing, pipeline
 from resprune.chain import ResidualChain
 from resprune.choosing import Chooser, choose_for
 from resprune.controls import check_labels, compare_with
+from resprune.counterparts import Counterparts
 from resprune.data import Batches
 from resprune.divergence import divergence
 from resprune.errors import DataError, UsageError
@@ -34,20 +35,31 @@ def quiet(description: str, images: int) -> AbstractContextManager[Callable[[int
     return nullcontext(lambda done: None)
 
 
-def test_features_are_the_states_at_the_ends_of_stages(chain: ResidualChain) -> None:
+@torch.inference_mode()
+def test_states_are_those_behind_so_many_parts(chain: ResidualChain) -> None:
     images = make_images(chain, 3)
-    with torch.inference_mode():
-        logits, ends = chain.with_features(images)
-        torch.testing.assert_close(logits, chain(images))
-        assert len(ends) == len(chain.architecture.stages)
-        x, seen = chain.stem(images), {}
-        for part in chain.parts:
-            x = part.module(x)
-            seen[part.stage] = x
-        for stage, state in seen.items():
-            torch.testing.assert_close(ends[stage], state)
-        pruned = remove_blocks(chain, removing(chain, *range(1, chain.depth)))
-        assert [state.shape for state in pruned.with_features(images)[1]] == [state.shape for state in ends]
+    x = chain.stem(images)
+    seen = [x, *(x := part.module(x) for part in chain.parts)]
+    wanted = (0, 2, 2, len(chain.parts))
+    logits, states = chain.with_states(images, wanted)
+    torch.testing.assert_close(logits, chain(images))
+    for count, state in zip(wanted, states, strict=True):
+        torch.testing.assert_close(state, seen[count])
+
+
+@torch.inference_mode()
+def test_states_that_are_to_be_alike_have_the_same_shapes(chain: ResidualChain) -> None:
+    images, plan = make_images(chain, 2), removing(chain, *range(1, chain.depth))
+    pruned = remove_blocks(chain, plan)
+    for own, known, least in (
+        (pruned, plan, len(pruned.parts)),
+        (pruned, None, len(chain.architecture.stages)),
+        (chain, None, len(chain.parts)),
+    ):
+        alike = Counterparts.of(own, chain, known)
+        assert len(alike.own) >= least
+        states, taught = own.with_states(images, alike.own)[1], chain.with_states(images, alike.taught)[1]
+        assert [state.shape for state in states] == [state.shape for state in taught]
 
 
 def test_the_loss_of_features_is_relative() -> None:
@@ -65,7 +77,7 @@ def test_features_and_a_stage_cost_do_not_go_together() -> None:
 
 
 def healer(chain: ResidualChain, images: Path, **changes: object) -> Healer:
-    recipe = replace(RECIPES["heal"], batch_size=16, steps=12, hold_out=0.2, **changes)
+    recipe = replace(RECIPES["heal"], batch_size=16, hold_out=0.2, **{"steps": 12} | changes)
     return Healer.open(chain, images, recipe, device="cpu", progress=quiet)
 
 
@@ -85,7 +97,7 @@ def test_a_pruned_network_comes_closer_to_the_original(image_folder: Callable[..
     chain = make_chain(ARCHITECTURES["cifar option A"])
     pruned = remove_blocks(chain, removing(chain, 1, 4))
     before = {name: tensor.clone() for name, tensor in pruned.network.state_dict().items()}
-    healed, record = healer(chain, image_folder(each=10), rate=0.002).heal(pruned, 2)
+    healed, record = healer(chain, image_folder(each=10), rate=0.002).heal(pruned, removing(chain, 1, 4))
     assert (record.kind, record.kept, record.images, record.held_out) == (HEALING, True, 80, 20)
     assert record.after < record.before
     assert healed.architecture == pruned.architecture
@@ -97,7 +109,7 @@ def test_a_healing_that_does_harm_is_not_kept(image_folder: Callable[..., Path])
     chain = make_chain(ARCHITECTURES["cifar option A"])
     pruned = remove_blocks(chain, removing(chain, 1))
     own = healer(chain, image_folder(each=10), teacher_weight=0.0, feature_weight=0.0, rate=0.5)
-    healed, record = own.heal(pruned, 1)
+    healed, record = own.heal(pruned, removing(chain, 1))
     assert not record.kept
     assert healed is pruned
 
@@ -252,11 +264,11 @@ def test_images_without_labels_heal_as_labelled_ones_do(image_folder: Callable[.
     flat.mkdir()
     for index, file in enumerate(sorted(tree.rglob("*.png"))):
         shutil.copy(file, flat / f"{index:03}.png")  # in the order of the classes
-    labelled, unlabelled = (healer(chain, place, rate=0.002) for place in (tree, flat))
+    labelled, unlabelled = (healer(chain, place, rate=0.002, steps=5) for place in (tree, flat))
     assert labelled.images.labelled
     assert not unlabelled.images.labelled
     # The labels choose the epoch, and there is one.
-    (one, first), (other, second) = (own.heal(pruned, 2) for own in (labelled, unlabelled))
+    (one, first), (other, second) = (own.heal(pruned, removing(chain, 1, 4)) for own in (labelled, unlabelled))
     assert (first.before, first.after) == (second.before, second.after)
     for name, tensor in one.network.state_dict().items():
         assert torch.equal(tensor, other.network.state_dict()[name])
@@ -270,6 +282,6 @@ def test_a_network_without_blocks_can_be_healed(image_folder: Callable[..., Path
     chain = make_chain(ARCHITECTURES["cifar option A"])
     cut = remove_blocks(chain, removing(chain, *range(chain.depth)))
     assert cut.depth == 0
-    healed, tried = healer(chain, image_folder(each=4)).heal(cut, chain.depth)
+    healed, tried = healer(chain, image_folder(each=4)).heal(cut, removing(chain, *range(chain.depth)))
     assert tried.kind == HEALING
     assert healed.depth == 0

@@ -9,6 +9,7 @@ from test_exits import loop, loop_with_own, with_own
 from torch import Tensor
 
 from resprune.chain import ResidualChain
+from resprune.counterparts import Counterparts
 from resprune.errors import UsageError, VerificationError
 from resprune.exits import SkipChainExits
 from resprune.records import Heads, PrunePlan
@@ -53,6 +54,11 @@ def test_zeroed_branches_give_the_pruned_network(chain: ResidualChain, images: T
                 if layer.bias is not None:
                     layer.bias.zero_()
     torch.testing.assert_close(sub.network(images), chain.network(images), rtol=1e-5, atol=1e-5)
+    alike = Counterparts.of(sub, chain, removing(chain, *removed))
+    states, theirs = sub.with_states(images, alike.own)[1], chain.with_states(images, alike.taught)[1]
+    assert len(states) == len(sub.parts)
+    for own, other in zip(states, theirs, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-5)
 
 
 @torch.inference_mode()

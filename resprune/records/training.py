@@ -49,8 +49,9 @@ class Recipe:
             as the checkpoint has it.
         teacher_weight: Part of the final output's loss that is distillation from the teacher.
         temperature: Of the distillation.
-        feature_weight: Weight of the states' distance from the teacher's at the ends of the stages; see
-            `resprune.stage_cost.feature_loss`. Not together with a stage cost.
+        feature_weight: Weight of the states' distance from the teacher's, see `resprune.stage_cost.feature_loss`:
+            behind every block, or at the ends of the stages where no more is known to be alike. Not together
+            with a stage cost.
         label_smoothing: Probability that is spread over all classes.
         mixup, cutmix: Parameters of the Beta distributions; 0 is off.
         vanish: Strength of the proximal step that sets branches to zero.
@@ -167,7 +168,7 @@ RECIPES: dict[str, Recipe] = {
         gamma=0.02,
         teacher_weight=0.0,
     ),
-    "heal": Recipe(epochs=2, gamma=0.0, teacher_weight=1.0, feature_weight=100.0),
+    "heal": Recipe(epochs=2, gamma=0.0, teacher_weight=1.0, feature_weight=1000.0, rate=0.03, clip=10.0),
 }
 """Recipes by name; ``paper`` is that of appendix A.1, its weight decay that of appendix B; ``heal`` brings
 pruned networks back to the original's outputs."""

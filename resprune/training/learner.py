@@ -16,9 +16,10 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from resprune.chain import ResidualChain
+from resprune.counterparts import Counterparts
 from resprune.data import normalise
 from resprune.memory import halving
-from resprune.records import Recipe
+from resprune.records import PrunePlan, Recipe
 from resprune.stage_cost import feature_loss, shrink_branches, stage_cost, vanishing_group, zero_branches
 from resprune.training.schedule import Plan, mixed
 from resprune.training.student import Student, heads_of
@@ -41,6 +42,8 @@ class Learner:
         recipe: All choices.
         plan: The run's steps.
         engine: Device and processes.
+        cut: What was removed of the teacher, where that is how the chain was made; more states are then known
+            to be alike.
     """
 
     def __init__(
@@ -50,19 +53,22 @@ class Learner:
         recipe: Recipe,
         plan: Plan,
         engine: Accelerator,
+        cut: PrunePlan | None = None,
     ) -> None:
         self.recipe, self.plan, self.engine, device = recipe, plan, engine, engine.device
         heads = (recipe.heads or heads_of(chain)) if recipe.stages else None
-        features = teacher is not None and recipe.feature_weight > 0
-        kinds: dict[str, Any] = {"features": features, "channels_last": recipe.channels_last}
-        self.student = Student(chain, heads, device, **kinds)
+        kinds: dict[str, Any] = {"channels_last": recipe.channels_last}
+        alike = None
+        if teacher is not None and recipe.feature_weight:
+            alike = Counterparts.of(chain, teacher, cut)
+        self.student = Student(chain, heads, device, states=alike.own if alike else (), **kinds)
         self.format = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.recipe_of_images = chain.preprocessing
         self.optimizer = self._optimizer()
         self.ema = None if recipe.ema is None else ModelEmaV3(self.student, decay=recipe.ema, use_warmup=True)
         self.teacher = None
-        if teacher is not None and (recipe.teacher_weight or features):
-            kept = Student(teacher, None, device, **kinds)
+        if teacher is not None and (recipe.teacher_weight or alike):
+            kept = Student(teacher, None, device, states=alike.taught if alike else (), **kinds)
             self.teacher = kept.eval().requires_grad_(False)
         self.mixup = None
         if recipe.mixup or recipe.cutmix:
@@ -162,7 +168,7 @@ class Learner:
         synced = recipe.sync_norms and self.engine.num_processes > 1
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             with SyncedNorms() if synced else nullcontext():
-                logits, ends = self.model(x)
+                logits, own = self.model(x)
             with torch.no_grad():
                 taught, states = (None, ()) if self.teacher is None else self.teacher(x)
         cost = stage_cost(
@@ -175,8 +181,8 @@ class Learner:
             temperature=recipe.temperature,
         )
         total, nothing = cost.total, cost.losses.new_zeros(())
-        if ends:
-            total = total + recipe.feature_weight * feature_loss(ends, states)
+        if own:
+            total = total + recipe.feature_weight * feature_loss(own, states)
         exits = cost.losses[:-1].mean() if len(cost.losses) > 1 else nothing
         return total, cost.losses[-1], exits, nothing if cost.distillation is None else cost.distillation
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from resprune.chain import ResidualChain
 from resprune.data import TrainingData, batches_of
 from resprune.errors import ArchitectureError, TrainingError
-from resprune.records import EpochRow, Evaluation, Recipe
+from resprune.records import EpochRow, Evaluation, PrunePlan, Recipe
 from resprune.stage_cost import check_vanishing
 from resprune.training.engine import engine
 from resprune.training.learner import Learner, no_sums
@@ -64,6 +64,7 @@ def train(
     recipe: Recipe,
     *,
     teacher: ResidualChain | None = None,
+    cut: PrunePlan | None = None,
     state: dict[str, Any] | None = None,
     on: Accelerator | None = None,
     workers: int = 0,
@@ -76,6 +77,7 @@ def train(
         data: Images to learn from, and held-out ones to choose the epoch on.
         recipe: All choices.
         teacher: Network whose output the final output is to stay close to.
+        cut: What was removed of the teacher, where that is how the chain was made.
         state: To go on from, as ``listener.on_state`` was given it.
         on: By default the best device and the processes of the launcher.
         workers: Processes that read images.
@@ -91,7 +93,7 @@ def train(
     plan = Plan.of(recipe, len(data.images), on.num_processes)
     # The caller's generators are given back as they were.
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        learner = Learner(chain, teacher, recipe, plan, on)
+        learner = Learner(chain, teacher, recipe, plan, on, cut)
         return _Run(learner, data, workers, listener or Listener()).go(state)
 
 

@@ -23,7 +23,7 @@ class Student(nn.Module):
         chain: Left as it is.
         heads: See `own_exit_state`; None computes no exits at all.
         device: Where it trains; the exits hold on to their tensors, so it is not moved later.
-        features: Whether ``forward`` gives states too; not together with exits.
+        states: That ``forward`` gives too, see `ResidualChain.with_states`; not together with exits.
         channels_last: Memory format of the convolutions' weights.
     """
 
@@ -33,11 +33,11 @@ class Student(nn.Module):
         heads: Heads | None,
         device: torch.device,
         *,
-        features: bool = False,
+        states: tuple[int, ...] = (),
         channels_last: bool = True,
     ) -> None:
         super().__init__()
-        self.features = features
+        self.states = states
         self.network = copy.deepcopy(chain.network).to(device).requires_grad_(True)
         if channels_last:
             self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -61,13 +61,10 @@ class Student(nn.Module):
         self.exits = None if heads is None else SkipChainExits(self.chain)
 
     def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the logits of all exits (n, N + 1, classes), or (n, 1, classes) without, and the features.
-
-        Those are the states at the ends of the stages where they are wanted, else none.
-        """
-        if self.features:
-            logits, ends = self.chain.with_features(images)
-            return logits.unsqueeze(1), ends
+        """Return the logits of all exits (n, N + 1, classes), or (n, 1, classes) without, and the states."""
+        if self.states:
+            logits, states = self.chain.with_states(images, self.states)
+            return logits.unsqueeze(1), states
         return self.chain(images).unsqueeze(1) if self.exits is None else self.exits(images), ()
 
     def groups(self, recipe: Recipe) -> list[dict[str, object]]:

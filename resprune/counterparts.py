@@ -1,0 +1,78 @@
+"""Which parts of a pruned network stand for which of the original's, and which states are to be alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from resprune.chain import ResidualChain
+from resprune.families import Part
+from resprune.records import PrunePlan
+
+
+def side_by_side(
+    original: ResidualChain, pruned: ResidualChain, plan: PrunePlan
+) -> list[tuple[Part | None, list[Part]]]:
+    """Return the pruned network's parts, each with the original's that its state stands for.
+
+    The first has none of its own where blocks that leave nothing come first.
+
+    Args:
+        original: With all blocks.
+        pruned: What became of it.
+        plan: Carried out.
+    """
+    removed = {original.blocks[index].path for index in plan.removed}
+    ours = iter(pruned.parts)
+    groups: list[tuple[Part | None, list[Part]]] = []
+    for part in original.parts:
+        if part.path not in removed or not part.step_is_trivial:
+            groups.append((next(ours), [part]))
+        elif groups:
+            groups[-1][1].append(part)
+        else:
+            groups.append((None, [part]))
+    return groups
+
+
+@dataclass(frozen=True)
+class Counterparts:
+    """States of two networks that are to be alike, told by how many parts lie before them; 0 is the stem's.
+
+    Attributes:
+        own: Of the network that learns, ascending.
+        taught: Of its teacher, one for each.
+    """
+
+    own: tuple[int, ...]
+    taught: tuple[int, ...]
+
+    @classmethod
+    def of(cls, chain: ResidualChain, teacher: ResidualChain, plan: PrunePlan | None = None) -> Self:
+        """Return the states behind all parts that both have, as far as that is known.
+
+        Args:
+            chain: That learns.
+            teacher: What it was cut from, or another network of as many stages.
+            plan: What was removed of the teacher. Without it, and where the two have other numbers of blocks,
+                the states at the ends of the stages are all that is known to be alike.
+        """
+        if plan is not None:
+            groups = side_by_side(teacher, chain, plan)
+            there, behind = [part is not None for part, _ in groups], [len(parts) for _, parts in groups]
+            return cls(_running(there), _running(behind))
+        if chain.architecture.stages == teacher.architecture.stages:
+            every = tuple(range(1, len(chain.parts) + 1))
+            return cls(every, every)
+        return cls(_ends_of_stages(chain), _ends_of_stages(teacher))
+
+
+def _running(counts: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sum(counts[: turn + 1]) for turn in range(len(counts)))
+
+
+def _ends_of_stages(chain: ResidualChain) -> tuple[int, ...]:
+    """Return how many parts lie before the end of every stage; one that left nothing ends as it began."""
+    stages = range(len(chain.architecture.stages))
+    return tuple(sum(part.stage <= stage for part in chain.parts) for stage in stages)
