@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +14,9 @@ import torch
 from commands import refusal
 from conftest import ARCHITECTURES, make_chain, make_images
 from test_surgery import removing
-from torch import nn
+from torch import Tensor, nn
 
+import resprune
 from resprune import healing, pipeline
 from resprune.chain import ResidualChain
 from resprune.choosing import Chooser, choose_for
@@ -29,6 +30,7 @@ from resprune.records import RECIPES, Budget, Evaluation, Recipe
 from resprune.restoration import Restoration
 from resprune.stage_cost import feature_loss
 from resprune.surgery import remove_blocks
+from resprune.training import learner
 
 
 def quiet(description: str, images: int) -> AbstractContextManager[Callable[[int], None]]:
@@ -103,6 +105,26 @@ def test_a_pruned_network_comes_closer_to_the_original(image_folder: Callable[..
     assert healed.architecture == pruned.architecture
     assert all(torch.equal(tensor, before[name]) for name, tensor in pruned.network.state_dict().items())
     assert not healed.network.training
+
+
+def test_states_behind_all_blocks_that_stayed_are_compared(
+    image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain, compared = make_chain(ARCHITECTURES["cifar option B"]), list[int]()
+    plan, images = removing(chain, 1, 4), image_folder(each=10)
+    pruned = remove_blocks(chain, plan)
+
+    def count(own: Sequence[Tensor], taught: Sequence[Tensor]) -> Tensor:
+        compared.append(len(own))
+        return feature_loss(own, taught)
+
+    monkeypatch.setattr(learner, "feature_loss", count)
+    healer(chain, images, steps=1).heal(pruned, plan)
+    resprune.heal(pruned, chain, images, plan=plan, recipe=replace(RECIPES["heal"], steps=1), device="cpu")
+    assert compared == [len(pruned.parts)] * 2
+    compared.clear()
+    resprune.heal(pruned, chain, images, recipe=replace(RECIPES["heal"], steps=1), device="cpu")
+    assert compared == [len(chain.architecture.stages)]
 
 
 def test_a_healing_that_does_harm_is_not_kept(image_folder: Callable[..., Path]) -> None:

@@ -49,8 +49,8 @@ class Recipe:
             as the checkpoint has it.
         teacher_weight: Part of the final output's loss that is distillation from the teacher.
         temperature: Of the distillation.
-        feature_weight: Weight of the states' distance from the teacher's, see `resprune.stage_cost.feature_loss`:
-            behind every block, or at the ends of the stages where no more is known to be alike. Not together
+        feature_weight: Weight of the states' distance from the teacher's: behind every block, or at the ends of
+            the stages where no more is known to be alike; see `resprune.stage_cost.feature_loss`. Not together
             with a stage cost.
         label_smoothing: Probability that is spread over all classes.
         mixup, cutmix: Parameters of the Beta distributions; 0 is off.
