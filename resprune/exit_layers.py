@@ -19,9 +19,6 @@ from torch.overrides import has_torch_function
 
 from resprune.families.layers import Subsample
 
-PIECE = 1 << 18
-"""Numbers that are centred at a time: a quarter of the cache of a CPU core."""
-
 Rows = Mapping[str, Tensor]
 """Tensors of a layer that every exit has for itself: the layer's own name for one -> (exits, ...)."""
 
@@ -162,31 +159,21 @@ class ExitProjection:
 
     def __call__(self, x: Tensor, exits: slice) -> Tensor:
         """Take (n * e, c_in, h, w) to (n * e, c_out, ceil(h / s), ceil(w / s))."""
-        return self.tap(x, exits)[1]
-
-    def tap(self, x: Tensor, exits: slice) -> tuple[Tensor, Tensor]:
-        """Return the input too, for the network to go on with.
-
-        The exit's gradient is then added to the state's in place; see `resprune.exits`.
-        """
         norm = self.norm
         mean, var = norm.wide("running_mean", exits), norm.wide("running_var", exits)
         scale, bias = norm.wide("weight", exits), norm.wide("bias", exits)
         if not norm.learns(x) or mean is None or var is None or scale is None or bias is None:
-            return x, norm(self._convolution(x) if self._own is None else self._own(x, exits), exits)
+            return norm(self._convolution(x) if self._own is None else self._own(x, exits), exits)
         weight = self._convolution.weight[None] if self._own is None else self._own.rows["weight"][exits]
         options = norm.momentum, norm.norm.eps, norm.stride, norm.rectified
-        return cast(
-            "tuple[Tensor, Tensor]", _ProjectNorm.apply(x, weight.flatten(2), scale, bias, mean, var, *options)
-        )
+        return cast("Tensor", _ProjectNorm.apply(x, weight.flatten(2), scale, bias, mean, var, *options))
 
 
 class _ProjectNorm(torch.autograd.Function):
-    """1x1 convolution, batch norm in training mode, every s-th pixel, and perhaps a ReLU; and the input again.
+    """1x1 convolution, batch norm in training mode, every s-th pixel, and perhaps a ReLU.
 
     With m and C the mean and covariance of an exit's P pixels, W its weight: ``mean(W x) = W m`` and
-    ``var(W x) = diag(W C W^T)``. What is stored is the input, which the network's own layers store anyway, and
-    the output where there is a ReLU. Pixels are centred some at a time, so that they stay in the cache.
+    ``var(W x) = diag(W C W^T)``. Stored are the centred input and the output.
     """
 
     @staticmethod
@@ -202,85 +189,62 @@ class _ProjectNorm(torch.autograd.Function):
         eps: float,
         stride: int,
         rectified: bool,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):  # variances, in the precision of the parameters
             shape = -1, weight.shape[1]  # (e, c_out)
             exits = scale.numel() // shape[1]
-            states = _by_exit(x, exits).contiguous()
-            pixels = states.flatten(1, 3)
-            count = pixels.shape[1]
-            means = pixels.mean(1, keepdim=True, dtype=weight.dtype)
-            covariance = means.new_zeros(exits, means.shape[2], means.shape[2])
-            for piece in _pieces(pixels):
-                centred = piece.to(weight.dtype) - means
-                covariance.baddbmm_(centred.mT, centred, alpha=1 / count)
+            # (e, n, h, w, c): no copy where it is one exit's state in the channels-last format.
+            states = x.unflatten(0, (-1, exits)).permute(1, 0, 3, 4, 2).to(weight.dtype).contiguous()
+            count = states[0, ..., 0].numel()
+            means = states.mean((1, 2, 3))
+            centred = states - means.view(exits, 1, 1, 1, -1)
+            pixels = centred.view(exits, count, -1)
+            covariance = pixels.mT @ pixels / count
             variance = ((weight @ covariance) * weight).sum(2)
-            mean.lerp_((weight @ means.mT).flatten(), momentum)
+            mean.lerp_((weight @ means.unsqueeze(2)).flatten(), momentum)
             var.lerp_(variance.flatten() * (count / max(1, count - 1)), momentum)
             inverse = torch.rsqrt(variance + eps)
-            wanted = states[:, :, ::stride, ::stride]
+            wanted = centred[:, :, ::stride, ::stride]
             folded = weight * (scale.view(shape) * inverse).unsqueeze(2)
-            out = torch.baddbmm(bias.view(exits, 1, -1), _centred(wanted, means), folded.mT)
+            out = torch.baddbmm(bias.view(exits, 1, -1), wanted.flatten(1, 3), folded.mT)
             if rectified:
                 out.relu_()
             ctx.save_for_backward(
-                x, weight, scale, means, covariance, inverse, out.to(x.dtype) if rectified else None
+                centred.to(x.dtype), weight, scale, covariance, inverse, out if rectified else None
             )
             ctx.stride = stride
-            ctx.set_materialize_grads(False)
             out = out.view(*wanted.shape[:-1], -1).permute(1, 0, 4, 2, 3).flatten(0, 1)
-        return x.view_as(x), out.to(x.dtype)
+        return out.to(x.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_state: Tensor | None, grad: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if grad is None:
-            return of_state, *(None,) * 9
-        x, weight, scale, means, covariance, inverse, out = ctx.saved_tensors
-        exits, stride = len(means), ctx.stride
-        of_out = _by_exit(grad, exits).flatten(1, 3).to(weight.dtype)
-        of_out = of_out if out is None else of_out * (out > 0)
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        stored, weight, scale, covariance, inverse, out = ctx.saved_tensors
+        centred = stored.to(weight.dtype)
+        exits, stride = len(centred), ctx.stride
+        grad = grad.unflatten(0, (-1, exits)).permute(1, 0, 3, 4, 2).flatten(1, 3).to(weight.dtype)
+        if out is not None:
+            grad = grad * (out > 0)
         scale = scale.view(exits, -1)
-        states = _by_exit(x, exits).contiguous()
-        of_projected = of_out.mT @ _centred(states[:, :, ::stride, ::stride], means)  # (e, c_out, c_in)
+        wanted = centred[:, :, ::stride, ::stride]
+        pixels = wanted.flatten(1, 3)
+        of_projected = grad.mT @ pixels  # (e, c_out, c_in): sum over pixels of grad times input
         of_scale = (of_projected * weight).sum(2) * inverse
         of_variance = -0.5 * scale * inverse.square() * of_scale
         factor = (scale * inverse).unsqueeze(2)
         of_weight = factor * of_projected + 2 * of_variance.unsqueeze(2) * (weight @ covariance)
+        of_covariance = weight.mT @ (of_variance.unsqueeze(2) * weight)
+        of_pixels = grad @ (weight * factor)
+        every = centred.flatten(1, 3)
+        count = every.shape[1]
+        # The centred input has no mean, and so its gradient must have none.
+        offset = -of_pixels.sum(1, keepdim=True) / count
+        of_states = torch.baddbmm(offset, every, of_covariance, alpha=2 / count).view_as(centred)
+        of_states[:, :, ::stride, ::stride] += of_pixels.view_as(wanted)
+        of_x = of_states.permute(1, 0, 4, 2, 3).flatten(0, 1).to(stored.dtype)
         if len(weight) == 1:
             of_weight = of_weight.sum(0, keepdim=True)
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            pixels, of_pixels = states.flatten(1, 3), of_out @ (weight * factor)
-            count = pixels.shape[1]
-            pull = (2 / count) * (weight.mT @ (of_variance.unsqueeze(2) * weight))
-            # The centred input has no mean, and so its gradient must have none.
-            offset = -of_pixels.sum(1, keepdim=True) / count - means @ pull
-            known = None if of_state is None else _by_exit(of_state, exits)
-            if known is None or not known.is_contiguous():
-                known = torch.zeros_like(states) if known is None else known.contiguous()
-            for piece, own in zip(_pieces(pixels), _pieces(known.flatten(1, 3)), strict=True):
-                own += torch.baddbmm(offset, piece.to(weight.dtype), pull)
-            strided = known[:, :, ::stride, ::stride]
-            strided += of_pixels.view_as(strided)
-            of_x = known.permute(1, 0, 4, 2, 3).flatten(0, 1)
-        return of_x, of_weight, of_scale.flatten(), of_out.sum(1).flatten(), *(None,) * 6
-
-
-def _by_exit(x: Tensor, exits: int) -> Tensor:
-    """(n * e, c, h, w) -> (e, n, h, w, c), a view; contiguous where a single exit's state is channels-last."""
-    return x.unflatten(0, (-1, exits)).permute(1, 0, 3, 4, 2)
-
-
-def _centred(states: Tensor, means: Tensor) -> Tensor:
-    """(e, n, h, w, c) of any strides, and means (e, 1, c) -> (e, n * h * w, c)."""
-    return (states.to(means.dtype) - means[:, :, None, None]).flatten(1, 3)
-
-
-def _pieces(pixels: Tensor) -> Iterable[Tensor]:
-    """Yield views (e, p, c) of pixels (e, n * h * w, c); a GPU takes all at once."""
-    size = max(1, PIECE // pixels[:, 0].numel()) if pixels.device.type == "cpu" else pixels.shape[1]
-    return pixels.split(size, dim=1)
+        return of_x, of_weight, of_scale.flatten(), grad.sum(1).flatten(), *(None,) * 6
 
 
 Layer = nn.Module | ExitNorm | ExitLayer | ExitProjection

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from resprune.chain import ResidualChain
-from resprune.exit_layers import ExitProjection, Layer, Rows, exit_layers
+from resprune.exit_layers import Layer, Rows, exit_layers
 from resprune.families.layers import PadChannels, Subsample, is_global_pool, leaves
 
 BATCH_BYTES = 2 << 20
@@ -64,7 +64,6 @@ class _Way:
         first, last: Exits.
         stride: Of the pixels that are looked at, in both directions.
         alone: Layers without tensors that leave little of a state: passed before it waits for others.
-        tap: Projection that sees all pixels and leaves few: likewise.
         together: Layers that the waiting states pass as one batch.
     """
 
@@ -72,7 +71,6 @@ class _Way:
     last: int
     stride: int
     alone: tuple[nn.Module, ...]
-    tap: ExitProjection | None
     together: tuple[Layer, ...]
 
 
@@ -97,10 +95,8 @@ class SkipChainExits:
             stride, layers = _look_ahead(steps, training)
             layers += leaves(chain.head)
             alone = _up_to_pooling(layers)
-            together = list(exit_layers(layers[len(alone) :], self._rows_of))
-            tap = together[0] if together and stride == 1 and not alone else None
-            tap = tap if isinstance(tap, ExitProjection) else None
-            yield _Way(first, end - 1, stride, tuple(alone), tap, tuple(together[tap is not None :]))
+            together = tuple(exit_layers(layers[len(alone) :], self._rows_of))
+            yield _Way(first, end - 1, stride, tuple(alone), together)
 
     def _rows_of(self, layer: nn.Module) -> Rows:
         own = {name: self._names.get(id(t), "") for name, t in layer.state_dict(keep_vars=True).items()}
@@ -138,8 +134,6 @@ class ExitPass:
             state = x[:, :, :: way.stride, :: way.stride]
         for layer in way.alone:
             state = layer(state)
-        if way.tap is not None:
-            x, state = way.tap.tap(x, slice(self._exit, self._exit + 1))
         if way.stride > 1 and not way.alone and not x.requires_grad:
             # A copy, not a view: a view would keep the whole state alive.
             state = state.clone(memory_format=torch.preserve_format)
