@@ -8,9 +8,11 @@ and t the original's before its activation
 
 a linear system of the size of a convolution window. Where ReLU makes zero of both sums nothing is missing: r is
 what u lacks for the activation to give what it gives of t. That depends on u, so every part is fitted `TURNS`
-times. The sum goes into W and n, so the architecture stays as it
-is. All parts behind the first removed block are fitted in turn, each on the states that the network before it
-really gives: those that are followed by no removed block get errors of earlier ones corrected.
+times. The sum goes into W and n, so the architecture stays as it is.
+
+All parts behind the first removed block are fitted in turn, each on the states that the network before it
+really gives: those that are followed by no removed block get errors of earlier ones corrected. Convolutions
+inside a branch are fitted before W, to what they gave in the original.
 """
 
 from __future__ import annotations
@@ -64,6 +66,9 @@ def compensate(
         ours = [result.stem(batch.to(result.device)) for batch in images]
         for part, originals in side_by_side(chain, result, plan):
             *passed, last = originals
+            if part is not None and not _equal(theirs, ours):
+                for line, target in zip(Line.inside(part), Line.inside(originals[0]), strict=False):
+                    _fit(line, ours, [target.sum(x) for x in theirs], seed)
             for original in passed:
                 theirs = [original.module(x) for x in theirs]
             line = None if part is None else Line.of(part)
@@ -74,15 +79,20 @@ def compensate(
             else:
                 target = Line.of(last)
                 sums = [target.sum(x) for x in theirs]
-                for _ in range(TURNS):
-                    fit = Fit.of(line, ours, sums, seed=seed)
-                    if fit is None:
-                        break
-                    line.take_in(fit)
+                _fit(line, ours, sums, seed)
                 theirs, ours = [target.activation(t) for t in sums], [part.module(x) for x in ours]
     if on_batch is not None:
         on_batch(sum(map(len, images)))
     return result
+
+
+def _fit(line: Line, states: Sequence[Tensor], sums: Sequence[Tensor], seed: int) -> None:
+    """Fit a line's sums of its inputs to others, in place, where that helps."""
+    for _ in range(TURNS):
+        fit = Fit.of(line, states, sums, seed=seed)
+        if fit is None:
+            return
+        line.take_in(fit)
 
 
 def can_compensate(chain: ResidualChain, pruned: ResidualChain, plan: PrunePlan) -> bool:

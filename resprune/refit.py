@@ -72,6 +72,24 @@ class Line:
                 after = [layer for layer in after if layer is not norm]
         return cls(skip, tuple(before), convolution, norm, tuple(after), activation)  # pyright: ignore[reportArgumentType]
 
+    @classmethod
+    def inside(cls, part: Part) -> list[Self]:
+        """Return the convolutions of a part's branch before its last one, each with the norm right behind it.
+
+        Their sums have no skip step; those that cannot be fitted are left out.
+        """
+        layers = [] if part.branch is None else leaves(part.branch)
+        convolutions = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
+        lines = []
+        for i in convolutions[:-1]:
+            if not _fits(layers[i]):
+                continue
+            norm = layers[i + 1] if _is_plain_norm(layers[i + 1]) else None
+            behind = layers[i + 1 if norm is None else i + 2]
+            activation = behind if isinstance(behind, nn.ReLU) else nn.Identity()
+            lines.append(cls(None, tuple(layers[:i]), layers[i], norm, (), activation))  # pyright: ignore[reportArgumentType]
+        return lines
+
     @property
     def can_be_fitted(self) -> bool:
         """Whether there is a convolution whose output is L's."""

@@ -57,11 +57,23 @@ def lines(chain: ResidualChain) -> list[tuple[Line, Tensor]]:
     """Return every part's line that can be fitted, with the states that it sees."""
     found, x = [], chain.stem(make_images(chain, 6))
     for part in chain.parts:
-        line = Line.of(part)
-        if line.can_be_fitted:
-            found.append((line, x))
+        found += [(line, x) for line in (*Line.inside(part), Line.of(part)) if line.can_be_fitted]
         x = part.module(x)
     return found
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"), [("cifar option A", 1), ("torchvision bottleneck", 2), ("torchvision resnext", 1)]
+)
+def test_convolutions_inside_a_branch_are_lines_but_for_those_in_groups(name: str, inside: int) -> None:
+    chain = make_chain(ARCHITECTURES[name])
+    assert [len(Line.inside(block.part)) for block in chain.blocks] == [inside] * chain.depth
+    part = chain.blocks[0].part
+    x = chain.stem(make_images(chain, 2))
+    *_, line = Line.inside(part)
+    if name != "torchvision resnext":  # the next one has groups
+        torch.testing.assert_close(line.activation(line.sum(x)), Line.of(part).before_convolution(x))
+    assert not Line.inside(remove_blocks(chain, removing(chain, *range(chain.depth))).parts[0])
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
@@ -210,6 +222,29 @@ def test_compensation_brings_states_back_and_keeps_all_else(light: ResidualChain
     changed = [name for name, tensor in after.items() if not torch.equal(tensor, before[name])]
     assert bool(changed) == can_compensate(chain, pruned, plan)
     assert final_error(chain, result, images) <= final_error(chain, pruned, images)
+
+
+@pytest.mark.parametrize("name", ["cifar option A", "torchvision bottleneck", "preact standard"])
+def test_convolutions_inside_a_branch_come_back_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = make_chain(ARCHITECTURES[name])
+    plan, images = removing(chain, 1), make_images(chain, 60, seed=4)
+    pruned = remove_blocks(chain, plan)
+
+    def missing(network: ResidualChain) -> float:
+        """What the first sum inside the last block lacks."""
+        sums = []
+        for own in (network, chain):
+            _, (state,) = own.with_states(images, [len(own.parts) - 1])
+            sums.append(Line.inside(own.parts[-1])[0].sum(state))
+        return float((sums[0] - sums[1]).square().mean())
+
+    with torch.inference_mode():
+        before, after = missing(pruned), missing(compensate(chain, pruned, plan, [(images, None)]))
+        inside = Line.inside
+        monkeypatch.setattr(Line, "inside", lambda part: [])
+        without = compensate(chain, pruned, plan, [(images, None)])
+        monkeypatch.setattr(Line, "inside", inside)
+        assert after < missing(without) < before
 
 
 def test_nothing_removed_or_lost_leaves_every_bit() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from resprune import exit_layers, exits
+from resprune import exits
 from resprune.chain import ResidualChain
 from resprune.families.layers import leaves
 from resprune.records import Heads, PrunePlan
@@ -95,7 +95,6 @@ def test_losses_gradients_and_statistics_are_those_of_the_loop(
     chain: ResidualChain, heads: Heads, batch_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exits, "BATCH_BYTES", batch_bytes)
-    monkeypatch.setattr(exit_layers, "PIECE", max(batch_bytes, 500))  # of some 10,000 numbers
     assert_like_the_loop(chain, heads)
 
 

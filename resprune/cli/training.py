@@ -58,7 +58,7 @@ def finetune(
     temperature: Annotated[float | None, _option("Of the teacher's softened output [4].", metavar="T")] = None,
     feature_weight: Annotated[
         float | None,
-        _option("Of the states' distance from the teacher's at stages' ends, with gamma 0 [0].", metavar="W"),
+        _option("Of the states' distance from the teacher's, with gamma 0 [0].", metavar="W"),
     ] = None,
     rate: Annotated[float | None, _option("Largest learning rate [0.02].", "--rate", "--lr")] = None,
     optimizer: Annotated[str | None, _option("sgd (Nesterov) or adamw.", metavar="NAME")] = None,
