@@ -140,11 +140,11 @@ class ExitLayer:
 
 
 class ExitProjection:
-    """A 1x1 convolution and the norm behind it, of whose output every s-th pixel alone is wanted.
+    """A 1x1 convolution and the norm behind it, of whose output perhaps every s-th pixel alone is wanted.
 
     In training the norm's statistics are those of all pixels. They follow from mean and covariance of the
     input, of which there are fewer channels and which is stored anyway, so that the projection itself is done
-    for the wanted pixels alone.
+    for the wanted pixels alone, and normalises in passing.
 
     Args:
         convolution: The native layer, without a bias and with stride 1.
@@ -264,7 +264,7 @@ def exit_layers(layers: Sequence[nn.Module], rows_of: Callable[[nn.Module], Rows
         if _is_projection(layer) and left and isinstance(left[0], nn.BatchNorm2d):
             norm = left[0]
             own = rows_of(norm)
-            if own and len(left) > 1 and isinstance(left[1], Subsample) and not hasattr(norm, "act"):
+            if own and not hasattr(norm, "act"):
                 del left[0]
                 yield ExitProjection(cast("nn.Conv2d", layer), rows, _norm(norm, own, left))
                 continue
