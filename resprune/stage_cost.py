@@ -85,8 +85,13 @@ def feature_loss(features: Sequence[Tensor], taught: Sequence[Tensor]) -> Tensor
         features: States (n, c, h, w) of the network that learns.
         taught: Those of its teacher, of the same shapes.
     """
-    each = [(x - t).square().sum() / t.square().sum() for x, t in zip(features, taught, strict=True)]
+    each = [_square_sum(x - t) / _square_sum(t) for x, t in zip(features, taught, strict=True)]
     return torch.stack(each).mean()
+
+
+def _square_sum(x: Tensor) -> Tensor:
+    """Return ``||x||^2``, of bf16 states in single precision."""
+    return x.square().sum(dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def branch_penalty(chain: ResidualChain, branch_decay: float) -> float:

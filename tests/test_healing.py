@@ -70,6 +70,9 @@ def test_the_loss_of_features_is_relative() -> None:
     assert float(feature_loss(own, target)) == pytest.approx((0.25 + 1.0) / 2)
     assert float(feature_loss([10 * x for x in own], [10 * x for x in target])) == pytest.approx(0.625)
     assert float(feature_loss(target, target)) == 0
+    halves = [[x.bfloat16() * 1.01 for x in states] for states in (own, target)]
+    assert feature_loss(*halves).dtype == torch.float32
+    assert float(feature_loss(*halves)) == pytest.approx((0.25 + 1.0) / 2, rel=0.02)
 
 
 def test_features_and_a_stage_cost_do_not_go_together() -> None:
