@@ -26,11 +26,14 @@ from resprune.chain import ResidualChain
 from resprune.counterparts import side_by_side
 from resprune.errors import DataError
 from resprune.records import PrunePlan
-from resprune.refit import Fit, Line
+from resprune.refit import ROWS, Fit, Line
 from resprune.trajectory import Batch, OnBatch
 
 MOST_IMAGES = 2048
 TURNS = 2
+LARGE = 1024
+"""Of a convolution inside a branch with more unknowns fewer pixels are looked at, and once: its cost grows with
+their cube, and it gives little less."""
 STATE_BYTES = 1 << 30
 """Of the states of both networks that wait; fewer images are taken where states are larger."""
 
@@ -68,7 +71,8 @@ def compensate(
             *passed, last = originals
             if part is not None and not _equal(theirs, ours):
                 for line, target in zip(Line.inside(part), Line.inside(originals[0]), strict=False):
-                    _fit(line, ours, [target.sum(x) for x in theirs], seed)
+                    thrifty = line.unknowns > LARGE
+                    _fit(line, ours, [target.sum(x) for x in theirs], seed, thrifty=thrifty)
             for original in passed:
                 theirs = [original.module(x) for x in theirs]
             line = None if part is None else Line.of(part)
@@ -86,10 +90,12 @@ def compensate(
     return result
 
 
-def _fit(line: Line, states: Sequence[Tensor], sums: Sequence[Tensor], seed: int) -> None:
-    """Fit a line's sums of its inputs to others, in place, where that helps."""
-    for _ in range(TURNS):
-        fit = Fit.of(line, states, sums, seed=seed)
+def _fit(
+    line: Line, states: Sequence[Tensor], sums: Sequence[Tensor], seed: int, *, thrifty: bool = False
+) -> None:
+    """Fit a line's sums of its inputs to others, in place, where that helps; an eighth as dear when thrifty."""
+    for _ in range(1 if thrifty else TURNS):
+        fit = Fit.of(line, states, sums, seed=seed, rows=ROWS // 4 if thrifty else None)
         if fit is None:
             return
         line.take_in(fit)

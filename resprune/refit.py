@@ -74,20 +74,19 @@ class Line:
 
     @classmethod
     def inside(cls, part: Part) -> list[Self]:
-        """Return the convolutions of a part's branch before its last one, each with the norm right behind it.
+        """Return the other convolutions of a part's branch, each with the norm right behind it.
 
         Their sums have no skip step; those that cannot be fitted are left out.
         """
-        layers = [] if part.branch is None else leaves(part.branch)
-        convolutions = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
+        layers, own = [] if part.branch is None else leaves(part.branch), cls.of(part).convolution
         lines = []
-        for i in convolutions[:-1]:
-            if not _fits(layers[i]):
+        for i, layer in enumerate(layers):
+            if layer is own or not _fits(layer):
                 continue
-            norm = layers[i + 1] if _is_plain_norm(layers[i + 1]) else None
-            behind = layers[i + 1 if norm is None else i + 2]
-            activation = behind if isinstance(behind, nn.ReLU) else nn.Identity()
-            lines.append(cls(None, tuple(layers[:i]), layers[i], norm, (), activation))  # pyright: ignore[reportArgumentType]
+            behind = [*layers[i + 1 : i + 3], nn.Identity(), nn.Identity()]
+            norm = behind.pop(0) if _is_plain_norm(behind[0]) else None
+            activation = behind[0] if isinstance(behind[0], nn.ReLU) else nn.Identity()
+            lines.append(cls(None, tuple(layers[:i]), layer, norm, (), activation))  # pyright: ignore[reportArgumentType]
         return lines
 
     @property
@@ -222,7 +221,13 @@ class Fit:
 
     @classmethod
     def of(
-        cls, line: Line, states: Sequence[Tensor], targets: Sequence[Tensor], *, seed: int = 0
+        cls,
+        line: Line,
+        states: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        *,
+        seed: int = 0,
+        rows: int | None = None,
     ) -> Fit | None:
         """Fit a line's sum to targets; None where that does not help.
 
@@ -231,9 +236,10 @@ class Fit:
             states: Its inputs (n, c, h, w), batch by batch.
             targets: What its sums should be.
             seed: Of the pixels that are looked at.
+            rows: How many for each unknown; by default `ROWS`.
         """
         moments = Moments.none(line)
-        count = -(-ROWS * line.unknowns // sum(map(len, states)))
+        count = -(-(rows or ROWS) * line.unknowns // sum(map(len, states)))
         for index, (x, t) in enumerate(zip(states, targets, strict=True)):
             h = line.before_convolution(x)
             here = some_pixels(t, count, seed + index)

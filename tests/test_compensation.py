@@ -63,7 +63,13 @@ def lines(chain: ResidualChain) -> list[tuple[Line, Tensor]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "inside"), [("cifar option A", 1), ("torchvision bottleneck", 2), ("torchvision resnext", 1)]
+    ("name", "inside"),
+    [
+        ("cifar option A", 1),
+        ("torchvision bottleneck", 2),
+        ("torchvision resnext", 1),
+        ("torchvision regnet y", 1),
+    ],
 )
 def test_convolutions_inside_a_branch_are_lines_but_for_those_in_groups(name: str, inside: int) -> None:
     chain = make_chain(ARCHITECTURES[name])
@@ -71,7 +77,7 @@ def test_convolutions_inside_a_branch_are_lines_but_for_those_in_groups(name: st
     part = chain.blocks[0].part
     x = chain.stem(make_images(chain, 2))
     *_, line = Line.inside(part)
-    if name != "torchvision resnext":  # the next one has groups
+    if name not in ("torchvision resnext", "torchvision regnet y"):  # where the next one has groups
         torch.testing.assert_close(line.activation(line.sum(x)), Line.of(part).before_convolution(x))
     assert not Line.inside(remove_blocks(chain, removing(chain, *range(chain.depth))).parts[0])
 
@@ -224,8 +230,12 @@ def test_compensation_brings_states_back_and_keeps_all_else(light: ResidualChain
     assert final_error(chain, result, images) <= final_error(chain, pruned, images)
 
 
+@pytest.mark.parametrize("large", [0, compensation.LARGE])
 @pytest.mark.parametrize("name", ["cifar option A", "torchvision bottleneck", "preact standard"])
-def test_convolutions_inside_a_branch_come_back_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_convolutions_inside_a_branch_come_back_too(
+    name: str, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compensation, "LARGE", large)
     chain = make_chain(ARCHITECTURES[name])
     plan, images = removing(chain, 1), make_images(chain, 60, seed=4)
     pruned = remove_blocks(chain, plan)
