@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Self
 
+import torch
+
 from resprune.chain import ResidualChain
+from resprune.errors import UsageError
 from resprune.families import Part
-from resprune.records import PrunePlan
+from resprune.records import Preprocessing, PrunePlan, Recipe
+from resprune.surgery import reduced_architecture
 
 
 def side_by_side(
@@ -66,6 +71,52 @@ class Counterparts:
             every = tuple(range(1, len(chain.parts) + 1))
             return cls(every, every)
         return cls(_ends_of_stages(chain), _ends_of_stages(teacher))
+
+
+def check_teacher(chain: ResidualChain, teacher: ResidualChain, recipe: Recipe, plan: PrunePlan | None) -> None:
+    """Refuse a teacher that a network cannot learn from.
+
+    Args:
+        chain: That learns.
+        teacher: For its outputs, and for its states where the recipe weighs those.
+        recipe: Of the training.
+        plan: See `Counterparts.of`.
+
+    Raises:
+        UsageError: where classes, preprocessing or states do not fit, or the plan is another network's.
+    """
+    mine, theirs = chain.preprocessing, teacher.preprocessing
+    if teacher.classes != chain.classes or (theirs.mean, theirs.std) != (mine.mean, mine.std):
+        raise UsageError(
+            f"the teacher gives {teacher.classes} classes on images of mean {theirs.mean} and deviation"
+            f" {theirs.std}, the network {chain.classes} on {mine.mean} and {mine.std}",
+            where=teacher.origin.path,
+            hint="choose a teacher of the same data and preprocessing, or none",
+        )
+    if plan is not None and reduced_architecture(teacher, plan).stages != chain.architecture.stages:
+        raise UsageError(
+            f"the plan ({plan.rule}) leaves {plan.depth} blocks of the teacher that are not the network's"
+            f" {chain.depth}",
+            where=teacher.origin.path,
+            hint="give the plan that the network was pruned by, or none",
+        )
+    if recipe.feature_weight and teacher is not chain:
+        alike = Counterparts.of(chain, teacher, plan)
+        own, given = _shapes(chain, mine, alike.own), _shapes(teacher, mine, alike.taught)
+        if own != given:
+            shapes = [", ".join(shape for shape, _ in groupby(each)) for each in (given, own)]
+            raise UsageError(
+                f"the teacher's states have the shapes {shapes[0]}, the network's {shapes[1]}",
+                where=teacher.origin.path,
+                hint="choose the network that this one was pruned from, or set the weight of the states to 0",
+            )
+
+
+def _shapes(chain: ResidualChain, recipe: Preprocessing, wanted: Collection[int]) -> list[str]:
+    """Return the shapes c x h x w of a chain's states, in words."""
+    images = torch.empty(1, recipe.channels, recipe.height, recipe.width, device="meta")
+    states = chain.outline.with_states(images, wanted)[1]
+    return ["x".join(map(str, state.shape[1:])) for state in states]
 
 
 def _running(counts: Sequence[int]) -> tuple[int, ...]:

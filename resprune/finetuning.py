@@ -6,20 +6,18 @@ analyze(load("tuned"), "cifar10/")
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from resprune import checkpoint, training
 from resprune.chain import ResidualChain
-from resprune.counterparts import Counterparts
+from resprune.counterparts import check_teacher
 from resprune.data import TrainingData, open_training
 from resprune.errors import TrainingError, UsageError, VerificationError
 from resprune.exporting import folder as output
@@ -28,7 +26,7 @@ from resprune.exporting.run import RunFolder
 from resprune.families import FAMILIES
 from resprune.fresh import FROM_SCRATCH
 from resprune.pipeline import Progress, silent
-from resprune.records import RECIPES, EpochRow, FinetuneOutcome, Preprocessing, PrunePlan, ReadBack, Recipe
+from resprune.records import RECIPES, EpochRow, FinetuneOutcome, PrunePlan, ReadBack, Recipe
 from resprune.report import card
 from resprune.report.results import outputs, parts, runs
 
@@ -104,7 +102,7 @@ def finetune(
     if teacher == "original":
         teacher = None if chain.origin.format == FROM_SCRATCH else chain
     if teacher is not None:
-        _check_teacher(chain, teacher, recipe, cut)
+        check_teacher(chain, teacher, recipe, cut)
     tracks = None if out is None else Path(out) / output.TRACKS_FOLDER
     engine = training.engine(device, trackers, tracks)
     images = open_training(
@@ -269,33 +267,6 @@ class _Journal:
             self.run.write_network(best, outputs.provenance(outcome), text, report, check)
 
 
-def _check_teacher(chain: ResidualChain, teacher: ResidualChain, recipe: Recipe, cut: PrunePlan | None) -> None:
-    mine, theirs = chain.preprocessing, teacher.preprocessing
-    if teacher.classes != chain.classes or (theirs.mean, theirs.std) != (mine.mean, mine.std):
-        raise UsageError(
-            f"the teacher gives {teacher.classes} classes on images of mean {theirs.mean} and deviation"
-            f" {theirs.std}, the network {chain.classes} on {mine.mean} and {mine.std}",
-            where=teacher.origin.path,
-            hint="choose a teacher of the same data and preprocessing, or none",
-        )
-    if recipe.feature_weight and teacher is not chain:
-        alike = Counterparts.of(chain, teacher, cut)
-        own, given = _shapes(chain, mine, alike.own), _shapes(teacher, mine, alike.taught)
-        if own != given:
-            raise UsageError(
-                f"the teacher's states have the shapes {given}, the network's {own}",
-                where=teacher.origin.path,
-                hint="choose the network that this one was pruned from, or set the weight of the states to 0",
-            )
-
-
-def _shapes(chain: ResidualChain, recipe: Preprocessing, wanted: Collection[int]) -> str:
-    """Return the shapes c x h x w of a chain's states, in words; of the same ones in a row the first."""
-    images = torch.empty(1, recipe.channels, recipe.height, recipe.width, device="meta")
-    states = chain.outline.with_states(images, wanted)[1]
-    return ", ".join(shape for shape, _ in groupby("x".join(map(str, state.shape[1:])) for state in states))
-
-
 def _identity(
     chain: ResidualChain,
     teacher: ResidualChain | None,
@@ -310,6 +281,5 @@ def _identity(
         "architecture": chain.architecture.to_json(),
         "recipe": recipe.to_json(),
         "teacher": None if teacher is None else teacher.origin.sha256,
-        "cut": None if cut is None else list(cut.removed),
         "data": {"name": Path(data.spec).name, "split": data.split, "samples": data.samples},
-    }
+    } | ({} if cut is None else {"cut": list(cut.removed)})

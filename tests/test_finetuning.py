@@ -76,6 +76,14 @@ def test_a_teacher_of_states_must_have_the_same_stages(images: Path) -> None:
         resprune.heal(tiny_chain(), wide, images, device="cpu")
 
 
+def test_a_plan_that_the_network_was_not_pruned_by_is_refused(images: Path) -> None:
+    original = make_chain(ARCHITECTURES["cifar option A"])
+    plan, other = (resprune.select(remove=gone, blocks=original.depth) for gone in ((1, 4), (1, 2)))
+    assert len(plan.removed) == len(other.removed)
+    with pytest.raises(UsageError, match="leaves 6 blocks of the teacher that are not the network's 6"):
+        resprune.heal(remove_blocks(original, plan), original, images, plan=other, device="cpu")
+
+
 @pytest.mark.parametrize("heads", ["shared", "separate"])
 def test_the_folder_is_a_checkpoint_with_the_exits_of_training(
     heads: str, checkpoint: Path, images: Path, tmp_path: Path
