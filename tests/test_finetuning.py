@@ -281,7 +281,7 @@ def test_photographs_are_scaled_cropped_and_mirrored_by_timm(images: Path, tmp_p
 def test_every_choice_of_a_recipe_is_an_option() -> None:
     command = typer.main.get_command(app).commands["finetune"]  # pyright: ignore[reportAttributeAccessIssue]
     known = {parameter.name.rstrip("_") for parameter in command.params}
-    assert {field.name for field in fields(Recipe)} - known == {"nesterov", "gamma_end"}
+    assert {field.name for field in fields(Recipe)} - known == {"nesterov", "gamma_end", "feature_end"}
 
 
 def test_options_reach_the_recipe(checkpoint: Path, images: Path, tmp_path: Path) -> None:

@@ -390,6 +390,10 @@ def test_schedules() -> None:
     assert (paper.epochs, paper.batch_size, paper.gamma(0), paper.gamma(10**6)) == (165, 128, 0.02, 0.02)
     rising = Plan.of(Recipe(steps=5, gamma=0.0, gamma_end=0.2, batch_size=10), 100, 1)
     assert [rising.gamma(step) for step in range(5)] == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2])
+    healing = Plan.of(replace(RECIPES["heal"], steps=3), 1000, 1)
+    assert [healing.feature_weight(step) for step in range(3)] == pytest.approx([300, 150, 0])
+    constant = Plan.of(Recipe(steps=3, gamma=0.0, feature_weight=5.0), 1000, 1)
+    assert [constant.feature_weight(step) for step in range(3)] == [5.0] * 3
 
 
 @pytest.mark.parametrize(

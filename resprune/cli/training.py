@@ -57,8 +57,8 @@ def finetune(
     ] = None,
     temperature: Annotated[float | None, _option("Of the teacher's softened output [4].", metavar="T")] = None,
     feature_weight: Annotated[
-        float | None,
-        _option("Of the states' distance from the teacher's, with gamma 0 [0].", metavar="W"),
+        str | None,
+        _option("Of the states' distance from the teacher's [0]; FROM:TO; with gamma 0.", metavar="W"),
     ] = None,
     rate: Annotated[float | None, _option("Largest learning rate [0.02].", "--rate", "--lr")] = None,
     optimizer: Annotated[str | None, _option("sgd (Nesterov) or adamw.", metavar="NAME")] = None,
@@ -138,7 +138,6 @@ def finetune(
             "heads": heads,
             "teacher_weight": teacher_weight,
             "temperature": temperature,
-            "feature_weight": feature_weight,
             "label_smoothing": label_smoothing,
             "mixup": mixup,
             "cutmix": cutmix,
@@ -154,7 +153,9 @@ def finetune(
             "auto_augment": auto_augment,
             "seed": seed,
         }
-        whole = _recipe(recipe, given | _gamma(gamma))
+        given |= _weight("--gamma", gamma, "gamma", "gamma_end", "0.02, or 0:0.1")
+        given |= _weight("--feature-weight", feature_weight, "feature_weight", "feature_end", "100, or 100:0")
+        whole = _recipe(recipe, given)
 
         from resprune import pipeline, training
         from resprune.finetuning import finetune as run
@@ -204,15 +205,16 @@ def _recipe(name: str, given: dict[str, Any]) -> Recipe:
     return replace(RECIPES[name], **{key: value for key, value in given.items() if value is not None})
 
 
-def _gamma(text: str | None) -> dict[str, float]:
+def _weight(option: str, text: str | None, start: str, end: str, example: str) -> dict[str, float]:
+    """Return the two fields of a recipe that a weight, or a pair FROM:TO, gives."""
     if text is None:
         return {}
-    start, colon, end = text.partition(":")
+    first, colon, last = text.partition(":")
     try:
-        return {"gamma": float(start)} | ({"gamma_end": float(end)} if colon else {})
+        return {start: float(first)} | ({end: float(last)} if colon else {})
     except ValueError as error:
         raise UsageError(
-            f"--gamma {text} is no number and no pair of numbers", hint="for example 0.02, or 0:0.1"
+            f"{option} {text} is no number and no pair of numbers", hint=f"for example {example}"
         ) from error
 
 

@@ -20,6 +20,7 @@ _NON_NEGATIVE = (
     "mixup",
     "cutmix",
     "feature_weight",
+    "feature_end",
 )
 _FRACTIONS = ("teacher_weight", "label_smoothing", "hold_out", "warm_up", "momentum", "ema")
 _POSITIVE = ("epochs", "steps", "batch_size", "rate", "temperature", "clip", "accumulate")
@@ -52,6 +53,7 @@ class Recipe:
         feature_weight: Weight of the states' distance from the teacher's: behind every block, or at the ends of
             the stages where no more is known to be alike; see `resprune.stage_cost.feature_loss`. Not together
             with a stage cost.
+        feature_end: Where given, that weight goes there linearly.
         label_smoothing: Probability that is spread over all classes.
         mixup, cutmix: Parameters of the Beta distributions; 0 is off.
         vanish: Strength of the proximal step that sets branches to zero.
@@ -86,6 +88,7 @@ class Recipe:
     teacher_weight: float = 0.9
     temperature: float = 4.0
     feature_weight: float = 0.0
+    feature_end: float | None = None
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -168,7 +171,9 @@ RECIPES: dict[str, Recipe] = {
         gamma=0.02,
         teacher_weight=0.0,
     ),
-    "heal": Recipe(epochs=2, gamma=0.0, teacher_weight=1.0, feature_weight=1000.0, rate=0.03, clip=10.0),
+    "heal": Recipe(
+        epochs=2, gamma=0.0, teacher_weight=1.0, feature_weight=300.0, feature_end=0.0, rate=0.03, clip=10.0
+    ),
 }
 """Recipes by name; ``paper`` is that of appendix A.1, its weight decay that of appendix B; ``heal`` brings
 pruned networks back to the original's outputs."""

@@ -101,7 +101,7 @@ class Learner:
             group["lr"] = rate / gamma if scaled else rate
             if scaled:
                 group["weight_decay"] = recipe.weight_decay * gamma
-        sums = self._gradients(step, list(islice(parts, recipe.accumulate)), gamma)
+        sums = self._gradients(step, list(islice(parts, recipe.accumulate)))
         if recipe.clip is not None:
             nn.utils.clip_grad_norm_(self.student.parameters(), recipe.clip)
         self.optimizer.step()
@@ -114,7 +114,7 @@ class Learner:
                 self._zero_the_average()
         return sums
 
-    def _gradients(self, step: int, parts: Sequence[Part], gamma: float) -> Tensor:
+    def _gradients(self, step: int, parts: Sequence[Part]) -> Tensor:
         """Sum up a step's gradients; where memory lacks, from smaller parts, as ``--accumulate`` would.
 
         The run stays with the smaller parts. Of several processes one cannot do so by itself, as all of them
@@ -129,12 +129,12 @@ class Learner:
                 self.optimizer.zero_grad(set_to_none=True)
                 for buffer, was in zip(self.student.buffers(), before, strict=True):
                     buffer.copy_(was)
-            return self._accumulated(step, parts, gamma)
+            return self._accumulated(step, parts)
 
         note = "; batch norms see no more at a time"
         return halving(attempt, self.at_once, "train", least=LEAST if alone else self.at_once, note=note)
 
-    def _accumulated(self, step: int, parts: Sequence[Part], gamma: float) -> Tensor:
+    def _accumulated(self, step: int, parts: Sequence[Part]) -> Tensor:
         """Add the gradients of all parts to the parameters', and return the `sums`."""
         recipe, engine = self.recipe, self.engine
         torch.manual_seed(mixed(recipe.seed, step, engine.process_index))  # for networks with dropout
@@ -147,7 +147,7 @@ class Learner:
                 share = len(x) / len(images) / len(parts)
                 last = number == len(parts) - 1 and piece == pieces - 1
                 with nullcontext() if last else engine.no_sync(self.model):
-                    losses = self._losses(x, y, gamma)
+                    losses = self._losses(x, y, step)
                     engine.backward(losses[0] * share)
                     sums += torch.stack([value.detach().double() for value in losses]) * share
         return sums
@@ -162,7 +162,7 @@ class Learner:
                 x, targets = self.mixup(x, targets)
         return x, targets
 
-    def _losses(self, x: Tensor, targets: Tensor, gamma: float) -> tuple[Tensor, ...]:
+    def _losses(self, x: Tensor, targets: Tensor, step: int) -> tuple[Tensor, ...]:
         """Return objective, final loss, mean exit loss and distillation of input (n, c, h, w)."""
         recipe, device = self.recipe, self.engine.device
         synced = recipe.sync_norms and self.engine.num_processes > 1
@@ -174,7 +174,7 @@ class Learner:
         cost = stage_cost(
             logits.float(),
             targets,
-            gamma,
+            self.plan.gamma(step),
             label_smoothing=recipe.label_smoothing,
             teacher=None if taught is None else taught[:, 0].float(),
             teacher_weight=recipe.teacher_weight,
@@ -182,7 +182,7 @@ class Learner:
         )
         total, nothing = cost.total, cost.losses.new_zeros(())
         if own:
-            total = total + recipe.feature_weight * feature_loss(own, states)
+            total = total + self.plan.feature_weight(step) * feature_loss(own, states)
         exits = cost.losses[:-1].mean() if len(cost.losses) > 1 else nothing
         return total, cost.losses[-1], exits, nothing if cost.distillation is None else cost.distillation
 

@@ -93,7 +93,13 @@ class Plan:
 
     def gamma(self, step: int) -> float:
         """Return the stage cost weight of a step, from 0."""
-        start, end = self.recipe.gamma, self.recipe.gamma_end
+        return self._between(self.recipe.gamma, self.recipe.gamma_end, step)
+
+    def feature_weight(self, step: int) -> float:
+        """Return the weight of the states' distance of a step, from 0."""
+        return self._between(self.recipe.feature_weight, self.recipe.feature_end, step)
+
+    def _between(self, start: float, end: float | None, step: int) -> float:
         return start if end is None else start + (end - start) * step / max(1, self.steps - 1)
 
 
