@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 100.0, 300.0, 1000.0, 3000.0])
     parser.add_argument("--rates", type=float, nargs="+", default=[RECIPES["heal"].rate])
     parser.add_argument("--clips", type=float, nargs="+", default=[RECIPES["heal"].clip], help="0 for none")
+    parser.add_argument("--constant", action="store_true", help="the weight of the states does not fall to 0")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, help="in the place of epochs")
@@ -43,7 +44,8 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for weight, rate, clip in itertools.product(options.weights, options.rates, options.clips):
         recipe = replace(RECIPES["heal"], epochs=options.epochs, steps=options.steps, rate=rate)
-        recipe = replace(recipe, feature_weight=weight, clip=clip or None, batch_size=options.batch)
+        end = None if options.constant else recipe.feature_end
+        recipe = replace(recipe, feature_weight=weight, feature_end=end, clip=clip or None, batch_size=options.batch)
         restoration = Restoration.open(chain, options.data, heal=recipe, device="cpu")
         restored = restoration.restore(cut, plan)
         _, healing = restored.steps[-1]
