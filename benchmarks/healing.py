@@ -45,7 +45,8 @@ def main() -> None:
     for weight, rate, clip in itertools.product(options.weights, options.rates, options.clips):
         recipe = replace(RECIPES["heal"], epochs=options.epochs, steps=options.steps, rate=rate)
         end = None if options.constant else recipe.feature_end
-        recipe = replace(recipe, feature_weight=weight, feature_end=end, clip=clip or None, batch_size=options.batch)
+        recipe = replace(recipe, feature_weight=weight, feature_end=end, clip=clip or None)
+        recipe = replace(recipe, batch_size=options.batch)
         restoration = Restoration.open(chain, options.data, heal=recipe, device="cpu")
         restored = restoration.restore(cut, plan)
         _, healing = restored.steps[-1]
