@@ -100,7 +100,7 @@ def check_teacher(chain: ResidualChain, teacher: ResidualChain, recipe: Recipe, 
             where=teacher.origin.path,
             hint="give the plan that the network was pruned by, or none",
         )
-    if recipe.feature_weight and teacher is not chain:
+    if recipe.compares_states and teacher is not chain:
         alike = Counterparts.of(chain, teacher, plan)
         own, given = _shapes(chain, mine, alike.own), _shapes(teacher, mine, alike.taught)
         if own != given:

@@ -78,6 +78,8 @@ def test_the_loss_of_features_is_relative() -> None:
 def test_features_and_a_stage_cost_do_not_go_together() -> None:
     with pytest.raises(UsageError, match="gamma 0, or feature_weight 0"):
         Recipe(feature_weight=1.0)
+    with pytest.raises(UsageError, match="gamma 0, or feature_weight 0"):
+        Recipe(feature_end=1.0)
     assert RECIPES["heal"].gamma == 0
 
 

@@ -115,7 +115,7 @@ class Recipe:
             if value not in choices:
                 known = ", ".join(str(choice) for choice in choices if choice is not None)
                 raise UsageError(f"{name} {value!r} is none of {known}", hint="choose one of them")
-        if self.feature_weight and self.stages:
+        if self.compares_states and self.stages:
             raise UsageError(
                 "features are distilled into the network alone, and gamma trains its exits too",
                 hint="use one of the two: gamma 0, or feature_weight 0",
@@ -130,6 +130,11 @@ class Recipe:
     def stages(self) -> bool:
         """Whether there is a stage cost at all."""
         return self.gamma > 0 or bool(self.gamma_end)
+
+    @property
+    def compares_states(self) -> bool:
+        """Whether the teacher's states are learned from at any time."""
+        return self.feature_weight > 0 or bool(self.feature_end)
 
     @property
     def needs_labels(self) -> bool:

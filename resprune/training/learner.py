@@ -59,7 +59,7 @@ class Learner:
         heads = (recipe.heads or heads_of(chain)) if recipe.stages else None
         kinds: dict[str, Any] = {"channels_last": recipe.channels_last}
         alike = None
-        if teacher is not None and recipe.feature_weight:
+        if teacher is not None and recipe.compares_states:
             alike = Counterparts.of(chain, teacher, cut)
         self.student = Student(chain, heads, device, states=alike.own if alike else (), **kinds)
         self.format = torch.channels_last if recipe.channels_last else torch.contiguous_format
