@@ -43,10 +43,16 @@ def main() -> None:
     print("| weight of the states | rate | clip | divergence, nats | accuracy % (held-out training images) |")
     print("|---|---|---|---|---|")
     for weight, rate, clip in itertools.product(options.weights, options.rates, options.clips):
-        recipe = replace(RECIPES["heal"], epochs=options.epochs, steps=options.steps, rate=rate)
-        end = None if options.constant else recipe.feature_end
-        recipe = replace(recipe, feature_weight=weight, feature_end=end, clip=clip or None)
-        recipe = replace(recipe, batch_size=options.batch)
+        recipe = replace(
+            RECIPES["heal"],
+            epochs=options.epochs,
+            steps=options.steps,
+            batch_size=options.batch,
+            rate=rate,
+            clip=clip or None,
+            feature_weight=weight,
+            feature_end=None if options.constant else RECIPES["heal"].feature_end,
+        )
         restoration = Restoration.open(chain, options.data, heal=recipe, device="cpu")
         restored = restoration.restore(cut, plan)
         _, healing = restored.steps[-1]
