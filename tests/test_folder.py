@@ -65,6 +65,7 @@ def without_one(chain: ResidualChain) -> pipeline.Pruned:
     return pipeline.prune(chain, select(remove=[last], paths=[block.path for block in chain.blocks]))
 
 
+@pytest.mark.exhaustive
 @torch.inference_mode()
 def test_every_depth_comes_back_bit_by_bit(chain: ResidualChain, images: torch.Tensor, tmp_path: Path) -> None:
     for depth in range(chain.depth + 1):

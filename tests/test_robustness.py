@@ -56,6 +56,7 @@ for line in sys.stdin.read().splitlines():
 """
 
 
+@pytest.mark.exhaustive
 def test_no_network_no_home_and_nothing_written_but_the_output(
     cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
