@@ -31,7 +31,7 @@ CONVOLUTIONS = {
 }
 
 
-WIDE = ("torchvision basic", "torchvision small stem", "timm pre-activation")
+WIDE = ("torchvision basic", "torchvision small stem", "timm deep stem", "timm pre-activation")
 """Windows of 4,608 inputs, for which systems take a minute; others of these families have small ones."""
 
 
