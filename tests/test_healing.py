@@ -26,7 +26,7 @@ from resprune.data import Batches
 from resprune.divergence import divergence
 from resprune.errors import DataError, UsageError
 from resprune.healing import HEALING, Healer
-from resprune.records import RECIPES, Budget, Evaluation, Recipe
+from resprune.records import RECIPES, Budget, EpochRow, Evaluation, Recipe
 from resprune.restoration import Restoration
 from resprune.stage_cost import feature_loss
 from resprune.surgery import remove_blocks
@@ -130,6 +130,29 @@ def test_states_behind_all_blocks_that_stayed_are_compared(
     compared.clear()
     resprune.heal(pruned, chain, images, recipe=replace(RECIPES["heal"], steps=1), device="cpu")
     assert compared == [len(chain.architecture.stages)]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "means"),
+    [(0.0, 90.0, [20.0, 70.0]), (90.0, 0.0, [70.0, 20.0]), (45.0, None, [45.0, 45.0])],
+)
+def test_the_weight_of_the_states_goes_from_one_to_the_other(
+    start: float,
+    end: float | None,
+    means: list[float],
+    image_folder: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The states' distance is one throughout, so what the objective has beyond the outputs' is its weight."""
+    chain, rows = make_chain(ARCHITECTURES["cifar option A"]), list[EpochRow]()
+    plan = removing(chain, 1, 4)
+    monkeypatch.setattr(learner, "feature_loss", lambda own, taught: 0 * own[-1].sum() + 1)
+    weights = {"feature_weight": start, "feature_end": end}
+    own = healer(chain, image_folder(each=10), steps=10, branch_decay=0.0, **weights)
+    replace(own, on_epoch=rows.append).heal(remove_blocks(chain, plan), plan)
+    done = [(row.objective, row.train_distillation) for row in rows[1:]]
+    beyond = [objective - distillation for objective, distillation in done if objective and distillation]
+    assert beyond == pytest.approx(means, rel=1e-4)
 
 
 def test_a_healing_that_does_harm_is_not_kept(image_folder: Callable[..., Path]) -> None:
