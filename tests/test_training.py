@@ -377,6 +377,22 @@ def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
         Plan.of(replace(RECIPE, batch_size=16), 50, 3)
 
 
+def test_the_last_epochs_see_plain_images(folder: Path) -> None:
+    chain, data = tiny_chain(), opened(folder, augment="crop-flip")
+    plain = replace(data, images=data.images.plain)
+    recipe = replace(RECIPE, epochs=2)
+    ends = [
+        train(chain, images, replace(recipe, plain_epochs=count), on=training.engine("cpu")).chain.network
+        for images, count in ((data, 0), (data, 1), (data, 2), (data, 3), (plain, 0))
+    ]
+    none, last, both, more, wanted = (network.state_dict()["conv1.weight"] for network in ends)
+    assert torch.equal(both, wanted)
+    assert torch.equal(more, wanted)
+    assert not torch.equal(none, wanted)
+    assert not torch.equal(last, wanted)
+    assert not torch.equal(last, none)
+
+
 def test_schedules() -> None:
     cosine = Plan.of(Recipe(steps=100, rate=1.0, warm_up=0.1, batch_size=10), 100, 1)
     assert cosine.rate(0) == pytest.approx(0.1)
@@ -392,6 +408,8 @@ def test_schedules() -> None:
     assert [rising.gamma(step) for step in range(5)] == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2])
     healing = Plan.of(replace(RECIPES["heal"], steps=3), 1000, 1)
     assert [healing.feature_weight(step) for step in range(3)] == pytest.approx([300, 150, 0])
+    longer = Plan.of(replace(RECIPES["heal"], epochs=4), 1000, 1)
+    assert [longer.augments(epoch) for epoch in range(4)] == [True, True, False, False]
     constant = Plan.of(Recipe(steps=3, gamma=0.0, feature_weight=5.0), 1000, 1)
     assert [constant.feature_weight(step) for step in range(3)] == [5.0] * 3
 

@@ -253,6 +253,19 @@ def test_seeds_differ_in_every_number() -> None:
     assert all(0 <= seed < 2**64 for seed in seeds)
 
 
+@pytest.mark.parametrize("recipe", [SMALL, LARGE])
+def test_plain_images_are_those_of_inference(image_folder: FolderWriter, recipe: Preprocessing) -> None:
+    folder = image_folder(size=32 if recipe is SMALL else 60)
+    data, unchanged = (open_training(folder, recipe, 10, augment=name) for name in ("auto", "none"))
+    pairs = [
+        [images[index, 3] for index in range(len(images))] for images in (data.images.plain, unchanged.images)
+    ]
+    for (image, label), (expected, other) in zip(*pairs, strict=True):
+        assert torch.equal(image, expected)
+        assert label == other
+    assert not torch.equal(data.images[0, 3][0], pairs[0][0][0])  # which the data themselves go on to augment
+
+
 # Loaders
 
 

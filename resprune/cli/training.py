@@ -83,6 +83,9 @@ def finetune(
     auto_augment: Annotated[
         str | None, _option("timm's policy, such as rand-m9-mstd0.5-inc1.", metavar="POLICY")
     ] = None,
+    plain_epochs: Annotated[
+        int | None, _option("How many of the last epochs augment nothing [0].", metavar="N")
+    ] = None,
     hold_out: Annotated[
         float | None, _option("Fraction of the images that the best epoch is chosen on [0.1].", metavar="F")
     ] = None,
@@ -151,6 +154,7 @@ def finetune(
             "hold_out": hold_out,
             "augment": augment,
             "auto_augment": auto_augment,
+            "plain_epochs": plain_epochs,
             "seed": seed,
         }
         given |= _weight("--gamma", gamma, "gamma", "gamma_end", "0.02, or 0:0.1")

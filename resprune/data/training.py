@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from resprune.checkpoint import DEMO
-from resprune.data.augmentation import Augmentation, augmentation, item_seed
+from resprune.data.augmentation import Augmentation, Unchanged, augmentation, item_seed
 from resprune.data.batches import Batches, default_batch_size, is_small, normalise, open_source
 from resprune.data.identity import identify
 from resprune.data.random_access import (
@@ -71,6 +71,14 @@ class TrainingImages(Dataset[tuple[Tensor, int]]):
         number, epoch = index
         image = self.augment(self.pixels[number].permute(2, 0, 1), item_seed(self.seed, epoch, number))
         return image, int(self.labels[number])
+
+    @property
+    def plain(self) -> TrainingImages:
+        """The same images as they are at inference, not augmented."""
+        pixels = self.pixels
+        if isinstance(pixels, Undecoded):
+            pixels = replace(pixels, whole=False)
+        return replace(self, pixels=pixels, augment=Unchanged())
 
     def refuse(self, index: Key, error: DataError) -> NoReturn:
         """Raise what is wrong with an image, and with how many others, which are all looked at.

@@ -21,6 +21,7 @@ _NON_NEGATIVE = (
     "cutmix",
     "feature_weight",
     "feature_end",
+    "plain_epochs",
 )
 _FRACTIONS = ("teacher_weight", "label_smoothing", "hold_out", "warm_up", "momentum", "ema")
 _POSITIVE = ("epochs", "steps", "batch_size", "rate", "temperature", "clip", "accumulate")
@@ -66,6 +67,7 @@ class Recipe:
         hold_out: Fraction of the training images that the best epoch is chosen on.
         augment: ``auto``, ``none``, ``crop``, ``crop-flip`` or ``timm``.
         auto_augment: timm's policy for large images, such as ``rand-m9-mstd0.5-inc1``.
+        plain_epochs: How many of the last epochs see the images as they are at inference, not augmented.
         seed: Of everything drawn.
     """
 
@@ -102,6 +104,7 @@ class Recipe:
     hold_out: float = 0.1
     augment: str = "auto"
     auto_augment: str | None = None
+    plain_epochs: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -177,7 +180,14 @@ RECIPES: dict[str, Recipe] = {
         teacher_weight=0.0,
     ),
     "heal": Recipe(
-        epochs=2, gamma=0.0, teacher_weight=1.0, feature_weight=300.0, feature_end=0.0, rate=0.03, clip=10.0
+        epochs=2,
+        rate=0.03,
+        gamma=0.0,
+        teacher_weight=1.0,
+        feature_weight=300.0,
+        feature_end=0.0,
+        clip=10.0,
+        plain_epochs=2,
     ),
 }
 """Recipes by name; ``paper`` is that of appendix A.1, its weight decay that of appendix B; ``heal`` brings

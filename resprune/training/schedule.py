@@ -81,6 +81,10 @@ class Plan:
         ]
         return [[(index, epoch) for index in order[start : start + self.part]] for start in starts]
 
+    def augments(self, epoch: int) -> bool:
+        """Whether the images of an epoch, from 0, are augmented."""
+        return epoch < self.epochs - self.recipe.plain_epochs
+
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, from 0."""
         recipe, warm_up = self.recipe, self.recipe.warm_up * self.steps
