@@ -1,4 +1,4 @@
-"""What the weight of the states, the rate and the clipping do to a healing, on training images held out.
+"""What weight of the states, rate, clipping and augmentation do to a healing, on training images held out.
 
 Blocks are removed, the network is recovered and healed; divergence from the original and accuracy are
 those of the images that the healing holds out. No test image is read.
@@ -30,6 +30,13 @@ def main() -> None:
     parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 100.0, 300.0, 1000.0, 3000.0])
     parser.add_argument("--rates", type=float, nargs="+", default=[RECIPES["heal"].rate])
     parser.add_argument("--clips", type=float, nargs="+", default=[RECIPES["heal"].clip], help="0 for none")
+    parser.add_argument(
+        "--plain",
+        type=int,
+        nargs="+",
+        default=[RECIPES["heal"].plain_epochs],
+        help="last epochs, not augmented",
+    )
     parser.add_argument("--constant", action="store_true", help="the weight of the states does not fall to 0")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch", type=int, default=128)
@@ -40,9 +47,11 @@ def main() -> None:
     chain = resprune.load(options.checkpoint)
     plan = resprune.select(remove=options.remove.split(","), paths=[block.path for block in chain.blocks])
     cut = remove_blocks(chain, plan)
-    print("| weight of the states | rate | clip | divergence, nats | accuracy % (held-out training images) |")
-    print("|---|---|---|---|---|")
-    for weight, rate, clip in itertools.product(options.weights, options.rates, options.clips):
+    print("| weight of the states | rate | clip | plain | divergence, nats | accuracy % (held-out images) |")
+    print("|---|---|---|---|---|---|")
+    for weight, rate, clip, plain in itertools.product(
+        options.weights, options.rates, options.clips, options.plain
+    ):
         recipe = replace(
             RECIPES["heal"],
             epochs=options.epochs,
@@ -52,6 +61,7 @@ def main() -> None:
             clip=clip or None,
             feature_weight=weight,
             feature_end=None if options.constant else RECIPES["heal"].feature_end,
+            plain_epochs=plain,
         )
         restoration = Restoration.open(chain, options.data, heal=recipe, device="cpu")
         restored = restoration.restore(cut, plan)
@@ -60,7 +70,8 @@ def main() -> None:
         held_out = restoration.healer.images.held_out
         assert held_out is not None
         accuracy = trajectory.evaluate(restored.network, held_out).accuracy or 0.0
-        print(f"| {weight:g} | {rate:g} | {clip:g} | {healing.after:.3f} | {100 * accuracy:.2f} |", flush=True)
+        tried = f"| {weight:g} | {rate:g} | {clip:g} | {plain}"
+        print(f"{tried} | {healing.after:.4f} | {100 * accuracy:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
