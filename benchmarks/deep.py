@@ -47,11 +47,23 @@ def main() -> None:
     parser.add_argument("cifar10", type=Path)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--rate", type=float, default=0.1)
+    parser.add_argument("--decay", type=float, default=1e-4, help="weight decay of everything")
+    parser.add_argument("--hold-out", type=float, default=0.1, help="fraction that the best epoch is chosen on")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    recipe = resprune.Recipe(epochs=options.epochs, rate=options.rate, gamma=0.0, warm_up=0.1)
+    recipe = resprune.Recipe(
+        epochs=options.epochs,
+        rate=options.rate,
+        gamma=0.0,
+        warm_up=0.1,
+        weight_decay=options.decay,
+        branch_decay=options.decay,
+        hold_out=options.hold_out,
+        precision=options.precision,
+    )
     resprune.finetune(
         random_network(), options.cifar10, out=options.out, recipe=recipe, resume=True, on_epoch=_tell
     )

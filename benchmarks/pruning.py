@@ -29,10 +29,12 @@ def main() -> None:
     parser.add_argument(
         "--by-divergence", action="store_true", help="choose blocks by what is left before any compensation"
     )
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the healing")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     chain = resprune.load(options.checkpoint, device="cpu")
+    recipe = replace(RECIPES["heal"], epochs=max(1, options.heal), precision=options.precision)
     budget = resprune.Budget(macs=options.target_macs)
     choice = resprune.choose_for(chain, options.data, budget, recover=not options.by_divergence)
     outcome = resprune.prune(
@@ -40,7 +42,7 @@ def main() -> None:
         choice.plan,
         options.data,
         choice=choice.data,
-        heal=replace(RECIPES["heal"], epochs=options.heal) if options.heal else None,
+        heal=recipe if options.heal else None,
         controls=("random",) if options.seeds else (),
         control_seeds=options.seeds,
         device="cpu",

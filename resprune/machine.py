@@ -22,6 +22,8 @@ CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memo
 _BUILT_TOGETHER = ("torch", "torchvision", "timm")
 """They load compiled code of each other, and fail to where their builds do not match."""
 
+_CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
+
 
 @dataclass(frozen=True)
 class Library:
@@ -69,6 +71,8 @@ class Environment:
         cores: That this process may use.
         threads: That torch uses; None where it cannot be imported.
         memory: That this process may use, bytes.
+        cpu_bf16: Whether the CPU has instructions for bfloat16; without, it is emulated, slowly. None where
+            torch does not say.
         cuda: Version that torch was built for; None for none.
         accelerators: That torch finds.
         libraries: Of the core, then of the extras.
@@ -79,6 +83,7 @@ class Environment:
     cores: int
     threads: int | None
     memory: int
+    cpu_bf16: bool | None
     cuda: str | None
     accelerators: tuple[Accelerator, ...]
     libraries: tuple[Library, ...]
@@ -107,6 +112,7 @@ def environment() -> Environment:
         cores=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
         threads=torch and torch.get_num_threads(),
         memory=machine_memory(),
+        cpu_bf16=None if torch is None else _cpu_bf16(torch),
         cuda=torch and torch.version.cuda,
         accelerators=() if torch is None else tuple(_accelerators(torch)),
         libraries=libraries,
@@ -149,6 +155,12 @@ def _library(wanted: Requirement, extra: str) -> Library:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             problem = f"cannot be imported: {lines[0][:200]}"
     return Library(metadata(wanted.name)["Name"], found, needed, extra, problem)
+
+
+def _cpu_bf16(torch: Any) -> bool | None:
+    """Return whether the CPU multiplies bfloat16; torch has the names of the processors' own makers."""
+    known = dict(getattr(torch.cpu, "get_capabilities", dict)())
+    return any(known.get(name) for name in _CPU_BF16) if known else None
 
 
 def _accelerators(torch: Any) -> Iterable[Accelerator]:

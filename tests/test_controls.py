@@ -91,8 +91,13 @@ def test_healing_and_controls_from_the_command_line(
         (["--control", "best"], "no control 'best'; choose from random, scratch"),
         (["--heal", 1, "--heal-steps", 2], "--heal and --heal-steps both say how long to heal"),
         (["--heal-rate", 0.1], "--heal-rate is of a healing, and there is none; add --heal EPOCHS"),
+        (
+            ["--heal-precision", "fp32"],
+            "--heal-precision is of a healing, and there is none; add --heal EPOCHS",
+        ),
         (["--heal-rounds", 2], "--heal-rounds is of a healing, and there is none; add --heal EPOCHS"),
         (["--heal", 1, "--heal-rate", -1], "rate must be above 0, got -1"),
+        (["--heal", 1, "--heal-precision", "fp8"], "precision 'fp8' is none of auto, fp32, bf16"),
     ],
 )
 def test_wishes_that_contradict_each_other(

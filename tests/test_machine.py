@@ -88,6 +88,24 @@ def test_accelerators_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Tesla T4, 15.0 GiB, sm 7.5, no bf16 " in shown
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "has", "told"),
+    [
+        ({"architecture": "x86_64", "avx512_f": True, "avx512_bf16": True}, True, " GiB, bf16 "),
+        ({"architecture": "aarch64", "neon": True, "bf16": True}, True, " GiB, bf16 "),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, False, " GiB, no bf16 "),
+        ({}, None, " GiB "),
+    ],
+)
+def test_whether_the_cpu_has_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, object], has: bool | None, told: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert machine.environment().cpu_bf16 is has
+    line = next(line for line in run("env").stdout.splitlines() if line.startswith("CPU"))
+    assert told in f"{line} "
+
+
 def test_a_container_has_less_memory_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, limit = machine.machine_memory(), tmp_path / "memory.max"
     monkeypatch.setattr(machine, "CONTAINER_LIMITS", (limit, tmp_path / "none"))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from resprune.cli import exploring, options, reporting, shell
+from resprune.cli import exploring, healing, options, reporting, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.cli.options import absent
 from resprune.errors import UsageError
@@ -92,6 +91,9 @@ def prune(
     heal_rate: Annotated[
         float | None, absent(f"Largest learning rate of the healing [{RECIPES['heal'].rate:g}].", "X")
     ] = None,
+    heal_precision: Annotated[
+        str | None, absent("Of the healing: auto (bf16 on CUDA), fp32 or bf16 [auto].", "NAME")
+    ] = None,
     heal_rounds: Annotated[
         int, absent("Remove the blocks in N parts, and recover and heal after each.", "N", min=1)
     ] = 1,
@@ -134,7 +136,8 @@ def prune(
         others |= {"a budget": bool(budget), "--out": out, "--control": control, "--dry-run": dry_run}
         files = exploring.Files(csv, report, plots, force)
         exploring.check(files, wanted=frontier, others=others)
-        recipe = _healing(heal, heal_steps, heal_rate, heal_rounds, seed, device)
+        asked = {"epochs": heal, "steps": heal_steps, "rate": heal_rate, "precision": heal_precision}
+        recipe = healing.recipe(asked, heal_rounds, seed, device)
         if frontier:
             exploring.run(
                 opened()(device=device),
@@ -275,26 +278,6 @@ def _check_out(out: Path | None, force: bool) -> None:
 def _names(remove: str | None) -> list[str] | None:
     """Return the blocks that are named; an empty text names none."""
     return None if remove is None else remove.split(",") if remove.strip() else []
-
-
-def _healing(
-    epochs: int | None, steps: int | None, rate: float | None, rounds: int, seed: int, device: str
-) -> Recipe | None:
-    """Return the recipe of a healing that the device can do, or None for none."""
-    given = {"epochs": epochs, "steps": steps, "rate": rate}
-    if epochs is None and steps is None:
-        for flag, value in (("--heal-rate", rate is not None), ("--heal-rounds", rounds > 1)):
-            if value:
-                raise UsageError(f"{flag} is of a healing, and there is none", hint="add --heal EPOCHS")
-        return None
-    if epochs is not None and steps is not None:
-        raise UsageError("--heal and --heal-steps both say how long to heal", hint="give one of them")
-    from resprune.devices import trainable
-
-    trainable(device)  # before a search for blocks, which may take long
-    return replace(
-        RECIPES["heal"], seed=seed, **{name: value for name, value in given.items() if value is not None}
-    )
 
 
 def _method(name: str) -> Method:

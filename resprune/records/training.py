@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
 from resprune.errors import UsageError
@@ -159,12 +159,6 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
-
-    def differences(self, other: dict[str, Any]) -> tuple[str, ...]:
-        """Return, in words, where another run's recipe, as `to_json` wrote it, is not this one."""
-        mine = self.to_json()
-        names = [field.name for field in fields(self) if mine[field.name] != other.get(field.name)]
-        return tuple(f"{name} {mine[name]} instead of {other.get(name)}" for name in names)
 
 
 RECIPES: dict[str, Recipe] = {

@@ -31,7 +31,8 @@ def table(found: Environment) -> RenderableType:
     grid.add_row("resprune", version("resprune"))
     grid.add_row("Python", f"{found.python} on {found.platform}")
     threads = "" if found.threads is None else f", {found.threads} threads of torch"
-    grid.add_row("CPU", f"{found.cores} cores{threads}, {found.memory / _GIB:.1f} GiB")
+    bf16 = {True: ", bf16", False: ", no bf16", None: ""}[found.cpu_bf16]
+    grid.add_row("CPU", f"{found.cores} cores{threads}, {found.memory / _GIB:.1f} GiB{bf16}")
     for device in found.accelerators:
         bf16 = "bf16" if device.bf16 else "no bf16"
         grid.add_row("GPU", f"{device.name}, {device.memory / _GIB:.1f} GiB, sm {device.capability}, {bf16}")

@@ -266,6 +266,7 @@ COMMANDS: dict[str, tuple[str, Schema]] = {
             "cores": INDEX,
             "threads": or_null(INDEX),
             "memory": count("Bytes that this process may use."),
+            "cpu_bf16": or_null(TRUTH),
             "cuda": or_null(text("Version of CUDA that torch was built for.")),
             "accelerators": array(
                 record({"name": TEXT, "memory": count("Bytes."), "capability": TEXT, "bf16": TRUTH})
