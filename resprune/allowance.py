@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from resprune.chain import ResidualChain
 from resprune.errors import BudgetError
 from resprune.records import Budget, PrunePlan, Speed
-from resprune.search import parameter_savings, savings
+from resprune.savings import parameter_savings, savings
 from resprune.surgery import remove_blocks
 
 Clock = Callable[[ResidualChain], Speed]
@@ -104,3 +104,18 @@ class Allowance:
     def told_speed(self, gone: Collection[int]) -> Speed | None:
         """Return the same for a plan, or None where no speed is asked for."""
         return self.speed(gone) if self.budget.speedup is not None and gone else None
+
+    def confirmed(self, plan: PrunePlan) -> PrunePlan:
+        """Return a plan that keeps to the limits, and says so.
+
+        Raises:
+            BudgetError: where it does not.
+        """
+        missed = self.missed(plan.removed)
+        if missed is not None:
+            raise BudgetError(
+                f"the plan ({plan.rule}) and {self.budget}: not both; {missed}",
+                where=self.chain.origin.path,
+                hint="ask for less, name other blocks, or leave the choice to the budget",
+            )
+        return replace(plan, rule=f"{plan.rule}; {self.budget}", speed=self.told_speed(plan.removed))

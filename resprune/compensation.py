@@ -22,11 +22,12 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from resprune import refit
 from resprune.chain import ResidualChain
 from resprune.counterparts import side_by_side
 from resprune.errors import DataError
+from resprune.lines import Line
 from resprune.records import PrunePlan
-from resprune.refit import ROWS, Fit, Line
 from resprune.trajectory import Batch, OnBatch
 
 MOST_IMAGES = 2048
@@ -95,7 +96,7 @@ def _fit(
 ) -> None:
     """Fit a line's sums of its inputs to others, in place, where that helps; an eighth as dear when thrifty."""
     for _ in range(1 if thrifty else TURNS):
-        fit = Fit.of(line, states, sums, seed=seed, rows=ROWS // 4 if thrifty else None)
+        fit = refit.fit(line, states, sums, seed=seed, rows=refit.ROWS // 4 if thrifty else None)
         if fit is None:
             return
         line.take_in(fit)

@@ -18,7 +18,7 @@ from resprune.reading import Data, Progress, batches_for, calibration_images, si
 from resprune.records import Figures, Frontier, Method, Point, PrunePlan, Recipe
 from resprune.recovery import STATISTICS
 from resprune.restoration import CHOICE_IMAGES, OnEpoch, Restoration
-from resprune.search import prices, savings
+from resprune.savings import prices, savings
 from resprune.sensitivity import order_removals
 from resprune.surgery import remove_blocks, skip_blocks
 from resprune.trajectory import OnBatch, Tally

@@ -10,58 +10,29 @@ evaluate(load("resnet20-pruned"), "cifar10/")
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from resprune import doubt, surgery, trajectory
-from resprune.chain import ResidualChain, seeded_images
-from resprune.checks import check_network
+from resprune.chain import ResidualChain
 from resprune.choosing import Choice, choose_for
-from resprune.controls import Measure, check_controls, check_labels, compare_with, random_band
+from resprune.controls import random_band
 from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST
-from resprune.errors import UsageError
 from resprune.exporting import folder as output
 from resprune.exporting import verifying
-from resprune.families import FAMILIES
 from resprune.loading import load
 from resprune.memory import pass_over
-from resprune.reading import Data, Progress, batches_for, silent, with_demo
-from resprune.records import (
-    Analysis,
-    Control,
-    DataSummary,
-    Evaluation,
-    NetworkSummary,
-    PruneOutcome,
-    PrunePlan,
-    Recipe,
-    Remedy,
-    Saved,
-)
+from resprune.pruning import Pruned, prune
+from resprune.reading import Data, Progress, batches_for, silent
+from resprune.records import Analysis, DataSummary, Evaluation, NetworkSummary, PrunePlan, Remedy, Saved
 from resprune.report import card
 from resprune.report.results import outputs, parts, prunings
-from resprune.restoration import CHOICE_IMAGES, OnEpoch, Restoration, Restored, Step
 from resprune.running import Network
 from resprune.selection import check_tolerance, select, tail_rule
-from resprune.verify import verify
 from resprune.wrapping import wrap
 
 DEFAULT_TOLERANCE = 1e-3
-SEEDED_IMAGES = 16
-"""How many seeded inputs verify a plan where there is no data."""
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """What `prune` made: the new chain, the record of what was done, and a few images for reading it back."""
-
-    chain: ResidualChain
-    outcome: PruneOutcome
-    images: Tensor | None = None
 
 
 def analyze(
@@ -126,136 +97,6 @@ def choose(
 def preview(chain: ResidualChain, plan: PrunePlan) -> NetworkSummary:
     """Return what a plan's result would be, without its weights."""
     return surgery.remove_blocks(chain.outline, plan).summary
-
-
-def prune(
-    chain: ResidualChain,
-    plan: PrunePlan,
-    data: Data | None = None,
-    *,
-    choice: DataSummary | None = None,
-    recover: bool = True,
-    heal: Recipe | None = None,
-    heal_rounds: int = 1,
-    restored: Restored | None = None,
-    controls: Sequence[str] = (),
-    control_seeds: int = 3,
-    recover_split: str | None = None,
-    recover_samples: int = CHOICE_IMAGES,
-    device: str = "auto",
-    progress: Progress = silent,
-    on_epoch: OnEpoch = lambda row: None,
-    **options: Any,
-) -> Pruned:
-    """Carry a plan out and verify it, on the data or else on seeded inputs; the chain is left as it is.
-
-    Where there is data, the result is brought back after that: see `resprune.recovery.recover`.
-
-    Args:
-        chain: The network.
-        plan: From `select` or `choose_for`.
-        data: Images for the verification and the figures before and after.
-        choice: The images that the plan was chosen on, for the report.
-        recover: Try new batch-norm statistics and compensation, and keep them where they help.
-        heal: Train by this recipe too, the original its teacher.
-        heal_rounds: Remove the blocks in so many parts, and bring the network back after each.
-        restored: What brought the network back when it was chosen, in the place of both; controls are brought
-            back the same way.
-        controls: ``random``, ``scratch``: networks to compare with; see `resprune.controls`.
-        control_seeds: Number of networks of each kind.
-        recover_split: Of the images for both; by default validation, else train, and train for healing.
-            Batches that were opened before are used for all but healing.
-        recover_samples: Use so many of them at most for recovery, drawn by the seed.
-        device: For healing: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-        progress: Shown the images done.
-        on_epoch: Told of every epoch of a healing.
-        options: Of `resprune.data.open_data`: split, samples, seed, batch_size.
-
-    Raises:
-        UsageError: where images are needed and there are none.
-        VerificationError: where the result is not what the plan says.
-        TrainingError: where the loss is not finite.
-    """
-    there = with_demo(data, chain) is not None
-    check_controls(controls, heals=heal is not None, images=there)
-    if heal is not None and not there:
-        raise UsageError("a network is healed on images", hint="name some with --data")
-    cut = surgery.remove_blocks(chain, plan)
-    check_network(cut)
-    done = Restored(cut)
-    beside: tuple[Control, ...] = ()
-    few = None
-    if not there:
-        images = seeded_images(chain.preprocessing, SEEDED_IMAGES, options.get("seed", 0))
-        seeded, summary = [(batch, None) for batch in images.split(4)], None
-        with progress("verify", SEEDED_IMAGES) as on_batch:
-            before, raw, verified = verify(chain, cut, plan, seeded, on_batch=on_batch)
-        after = raw
-    else:
-        own = {name: options[name] for name in ("seed", "batch_size") if name in options}
-        restoration = None if restored is None else restored.by
-        if restored is None and plan.removed and (recover or heal is not None):
-            restoration = Restoration.open(
-                chain,
-                data,
-                recover=recover,
-                heal=heal,
-                rounds=heal_rounds,
-                split=recover_split,
-                samples=recover_samples,
-                device=device,
-                progress=progress,
-                on_epoch=on_epoch,
-                **own,
-            )
-        check_labels(controls, restoration)
-        options.setdefault("order", TEST_FIRST)
-        batches = batches_for(chain, data, **options)
-        summary, few = batches.summary, batches.first(verifying.IMAGES)
-        before, raw, verified = pass_over(
-            batches,
-            lambda images, on_batch: verify(chain, cut, plan, images, on_batch=on_batch),
-            progress,
-            "verify",
-        )
-        after = raw
-        if restored is not None:
-            done = restored
-        elif restoration is not None:
-            done = restoration.restore(cut, plan)
-        measure = Measure(batches, progress)
-        done = replace(done, steps=tuple(_measured(step, plan, measure) for step in done.steps))
-        if done.network is not cut:
-            figures = [tried.figures for _, tried in done.steps if tried.figures is not None]
-            after = figures[-1] if figures else measure(done.network)
-        beside = compare_with(controls, control_seeds, chain, plan, restoration, measure)
-    recovered, pruned = tuple(tried for _, tried in done.steps), done.network
-    outcome = PruneOutcome(
-        origin=chain.summary,
-        result=pruned.summary,
-        plan=plan,
-        before=before,
-        raw=raw,
-        after=after,
-        recovered=recovered,
-        verified=verified,
-        data=summary,
-        choice=choice,
-        preprocessing=chain.preprocessing,
-        classes=chain.classes,
-        loads_in_timm=output.loads_in_timm(pruned),
-        needs_family=chain.family not in FAMILIES,
-        controls=beside,
-        constructor=output.constructor_of(pruned),
-    )
-    return Pruned(pruned, outcome, few)
-
-
-def _measured(step: Step, plan: PrunePlan, measure: Measure) -> Step:
-    """Add the figures to what was kept, but for rounds before the last."""
-    network, tried = step
-    kept = tried.kept and tried.removed == len(plan.removed)
-    return network, replace(tried, figures=measure(network) if kept else None)
 
 
 def save(

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from resprune.families import Part
-from resprune.families.layers import leaves
+from resprune.lines import Fit, Line
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 """Relative to the mean variance of the inputs; one is chosen on images that the fit does not see."""
@@ -21,230 +20,30 @@ ROWS = 64
 """Pixels that a fit looks at, for each of its unknowns: more change nothing."""
 
 
-@dataclass(frozen=True, eq=False)
-class Line:
-    """A part as ``a(S(x) + L(x))``: L its layers one after another, of which the last convolution is fitted.
+def fit(
+    line: Line,
+    states: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    *,
+    seed: int = 0,
+    rows: int | None = None,
+) -> Fit | None:
+    """Fit a line's sum to targets; None where that does not help.
 
-    For a whole block L is the residual branch, for a bare skip step its projection, and S then nothing.
-
-    Attributes:
-        skip: S; None for nothing.
-        before: Layers of L before the last convolution.
-        convolution: None where L has none that can be fitted.
-        norm: Batch norm behind it; None for none.
-        after: Layers of L behind both, which do nothing in eval mode where there is a convolution.
-        activation: a.
+    Args:
+        line: With a convolution.
+        states: Its inputs (n, c, h, w), batch by batch.
+        targets: What its sums should be.
+        seed: Of the pixels that are looked at.
+        rows: How many for each unknown; by default `ROWS`.
     """
-
-    skip: nn.Sequential | None
-    before: tuple[nn.Module, ...]
-    convolution: nn.Conv2d | None
-    norm: nn.BatchNorm2d | None
-    after: tuple[nn.Module, ...]
-    activation: nn.Module
-
-    @classmethod
-    def of(cls, part: Part, *, bare: bool = False) -> Self:
-        """Take a part to pieces; nothing is copied.
-
-        Args:
-            part: Of a chain.
-            bare: Leave the branch out.
-        """
-        skip: nn.Sequential | None = None
-        if part.branch is not None and not bare:
-            skip, layers, activation = part.skip, leaves(part.branch), part.activation
-        elif part.branch is not None:
-            layers, activation = leaves(part.skip), part.activation
-        else:
-            children = dict(part.module.named_children())
-            activation = children.pop("relu", None) or children.pop("act", None) or nn.Identity()
-            layers = [leaf for child in children.values() for leaf in leaves(child)]
-        convolution, norm = None, None
-        last = max((i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)), default=len(layers))
-        before, after = layers[:last], layers[last + 1 :]
-        if last < len(layers):
-            rest = [layer for layer in after if not _does_nothing(layer)]
-            if not _fits(layers[last]) or len(rest) > 1 or not all(map(_is_plain_norm, rest)):
-                before, after = layers, []
-            else:
-                convolution, norm = layers[last], (rest[0] if rest else None)
-                after = [layer for layer in after if layer is not norm]
-        return cls(skip, tuple(before), convolution, norm, tuple(after), activation)  # pyright: ignore[reportArgumentType]
-
-    @classmethod
-    def inside(cls, part: Part) -> list[Self]:
-        """Return the other convolutions of a part's branch, each with the norm right behind it.
-
-        Their sums have no skip step; those that cannot be fitted are left out.
-        """
-        layers, own = [] if part.branch is None else leaves(part.branch), cls.of(part).convolution
-        lines = []
-        for i, layer in enumerate(layers):
-            if layer is own or not _fits(layer):
-                continue
-            behind = [*layers[i + 1 : i + 3], nn.Identity(), nn.Identity()]
-            norm = behind.pop(0) if _is_plain_norm(behind[0]) else None
-            activation = behind[0] if isinstance(behind[0], nn.ReLU) else nn.Identity()
-            lines.append(cls(None, tuple(layers[:i]), layer, norm, (), activation))  # pyright: ignore[reportArgumentType]
-        return lines
-
-    @property
-    def can_be_fitted(self) -> bool:
-        """Whether there is a convolution whose output is L's."""
-        return self.convolution is not None
-
-    @property
-    def unknowns(self) -> int:
-        """Number of weights that one output of the convolution has; 0 where it cannot be fitted."""
-        return 0 if self.convolution is None else self.convolution.weight[0].numel()
-
-    def before_convolution(self, x: Tensor) -> Tensor:
-        """Return h(x)."""
-        for layer in self.before:
-            x = layer(x)
-        return x
-
-    def finish(self, x: Tensor, h: Tensor) -> Tensor:
-        """Return ``S(x) + n(W * h)``."""
-        for layer in (self.convolution, self.norm, *self.after):
-            h = h if layer is None else layer(h)
-        return h if self.skip is None else self.skip(x) + h
-
-    def sum(self, x: Tensor) -> Tensor:
-        """Return ``S(x) + L(x)``, which the activation has not seen yet."""
-        return self.finish(x, self.before_convolution(x))
-
-    def corrected(self, x: Tensor, fit: Fit) -> Tensor:
-        """Return the sum with a fit that is not taken in."""
-        conv, h = self.convolution, self.before_convolution(x)
-        assert conv is not None
-        weight, bias = fit.weight.to(h), fit.bias.to(h)
-        added = F.conv2d(h, weight, bias, conv.stride, conv.padding, conv.dilation)
-        return self.finish(x, h) + added
-
-    def remainder(self, own: Tensor, target: Tensor) -> Tensor:
-        """Return what a sum lacks, of any shape, for the activation to give what it gives of the target.
-
-        Where ReLU gives nothing, a sum below zero misses nothing, and one above has to come down to zero.
-        """
-        if not isinstance(self.activation, nn.ReLU):
-            return target - own
-        return torch.where(target > 0, target - own, -own.clamp_min(0))
-
-    @property
-    def has_bias(self) -> bool:
-        """Whether a constant can be added."""
-        assert self.convolution is not None
-        return self.norm is not None or self.convolution.bias is not None
-
-    @torch.no_grad()
-    def take_in(self, fit: Fit) -> None:
-        """Add a fit to the layers, in place.
-
-        The norm's statistics become those of the new convolution on the images of the fit, so that training
-        goes on from the same function; every output channel's weights keep their norm, so that a learning
-        rate means what it did.
-        """
-        assert self.convolution is not None
-        weight, bias, norm = self.convolution.weight, self.convolution.bias, self.norm
-        if norm is None:
-            weight += fit.weight.to(weight)
-            if bias is not None:
-                bias += fit.bias.to(bias)
-            return
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        shift = norm.bias.double() - norm.running_mean.double() * scale + fit.bias.to(weight.device)
-        if bias is not None:
-            shift = shift + bias.double() * scale
-            bias.zero_()
-        wanted = weight.double() * scale[:, None, None, None] + fit.weight.to(weight.device)
-        size, old = wanted.flatten(1).norm(dim=1), weight.double().flatten(1).norm(dim=1)
-        keep = torch.where((size > 0) & (old > 0), old / size, 1.0)
-        weight.copy_(wanted * keep[:, None, None, None])
-        mean, variance = fit.outputs(weight)
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance)
-        deviation = (norm.running_var.double() + norm.eps).sqrt()
-        norm.weight.copy_(deviation / keep)
-        norm.bias.copy_(shift + norm.running_mean.double() / keep)
-
-
-def _fits(layer: nn.Module) -> bool:
-    """Whether a convolution is one of torch's own, over all channels, with zeros around the image."""
-    return (
-        type(layer) is nn.Conv2d
-        and layer.groups == 1
-        and layer.padding_mode == "zeros"
-        and not isinstance(layer.padding, str)
-    )
-
-
-def _is_plain_norm(layer: nn.Module) -> bool:
-    """Whether a layer is a batch norm with statistics and parameters, and nothing besides."""
-    whole = isinstance(layer, nn.BatchNorm2d) and layer.affine and layer.running_mean is not None
-    return whole and all(_does_nothing(child) for child in layer.children())
-
-
-def _does_nothing(layer: nn.Module) -> bool:
-    """Whether a layer passes its input on in eval mode."""
-    return isinstance(layer, nn.Identity | nn.Dropout | nn.Dropout2d) or type(layer).__name__ == "DropPath"
-
-
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """What is added to a convolution and behind it.
-
-    Attributes:
-        weight: (out, in, height, width), behind the norm's scale.
-        bias: (out,); zeros where the layers cannot add a constant.
-        mean, covariance: Of the convolution's windows on the images of the fit, (in * height * width,) and
-            the square of that.
-        error, error_before: Mean square of what is left on the images that chose the ridge, with the fit and
-            without.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    mean: Tensor
-    covariance: Tensor
-    error: float
-    error_before: float
-
-    def outputs(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and variance (out,) of a convolution's outputs on the images of the fit."""
-        flat = weight.double().flatten(1).cpu()
-        variance = ((flat @ self.covariance) * flat).sum(1).clamp_min(0)
-        return (flat @ self.mean).to(weight.device), variance.to(weight.device)
-
-    @classmethod
-    def of(
-        cls,
-        line: Line,
-        states: Sequence[Tensor],
-        targets: Sequence[Tensor],
-        *,
-        seed: int = 0,
-        rows: int | None = None,
-    ) -> Fit | None:
-        """Fit a line's sum to targets; None where that does not help.
-
-        Args:
-            line: With a convolution.
-            states: Its inputs (n, c, h, w), batch by batch.
-            targets: What its sums should be.
-            seed: Of the pixels that are looked at.
-            rows: How many for each unknown; by default `ROWS`.
-        """
-        moments = Moments.none(line)
-        count = -(-(rows or ROWS) * line.unknowns // sum(map(len, states)))
-        for index, (x, t) in enumerate(zip(states, targets, strict=True)):
-            h = line.before_convolution(x)
-            here = some_pixels(t, count, seed + index)
-            moments.add(windows(line, h, here), line.remainder(at(line.finish(x, h), here), at(t, here)))
-        return moments.solve()
+    moments = Moments.none(line)
+    count = -(-(rows or ROWS) * line.unknowns // sum(map(len, states)))
+    for index, (x, t) in enumerate(zip(states, targets, strict=True)):
+        h = line.before_convolution(x)
+        here = some_pixels(t, count, seed + index)
+        moments.add(windows(line, h, here), line.remainder(at(line.finish(x, h), here), at(t, here)))
+    return moments.solve()
 
 
 def some_pixels(state: Tensor, count: int, seed: int) -> Tensor:

@@ -26,9 +26,11 @@ from typing import Any, Literal
 from torch import Tensor
 
 from resprune.chain import ResidualChain
+from resprune.compensated_search import CompensatedSearch
 from resprune.errors import DataError, UsageError
 from resprune.records import Method, Removal
-from resprune.search import CompensatedSearch, OnPass, Search, savings
+from resprune.savings import savings
+from resprune.search import OnPass, Search
 
 EFFORT = 2.8
 """What a step spends on trying blocks, by default, in forward passes: 9 of 27 like blocks then cost at most

@@ -15,7 +15,7 @@ from resprune import pipeline
 from resprune.allowance import Allowance
 from resprune.chain import ResidualChain
 from resprune.records import Budget, Speed
-from resprune.search import savings
+from resprune.savings import savings
 from resprune.selection import select
 from resprune.sensitivity import order_removals
 

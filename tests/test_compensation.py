@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from resprune import compensation, refit
 from resprune.chain import ResidualChain
+from resprune.compensated_search import CompensatedSearch
 from resprune.compensation import affordable_images, can_compensate, compensate
 from resprune.divergence import divergence
 from resprune.errors import DataError
-from resprune.refit import Fit, Line, at, some_pixels, windows
-from resprune.search import CompensatedSearch, Search
+from resprune.lines import Line
+from resprune.refit import at, some_pixels, windows
+from resprune.search import Search
 from resprune.sensitivity import order_removals
 from resprune.surgery import remove_blocks
 
@@ -106,7 +108,7 @@ def test_a_fit_is_ridge_regression(name: str, monkeypatch: pytest.MonkeyPatch) -
     with torch.inference_mode():
         noise = torch.randn(conv(x).shape, generator=generator)
         target = 0.5 * conv(x) + torch.roll(conv(x), 1, 1) + 0.1 * noise + 1
-        fit = Fit.of(line, [x[:4], x[4:]], [target[:4], target[4:]])
+        fit = refit.fit(line, [x[:4], x[4:]], [target[:4], target[4:]])
         everything = torch.arange(target[0, 0].numel())
         seen, left = windows(line, x, everything), at(target - conv(x), everything)
     assert fit is not None
@@ -133,9 +135,9 @@ def test_a_fit_that_does_not_help_is_none() -> None:
     x = torch.randn(10, 3, 4, 4, generator=generator)
     with torch.inference_mode():
         exact, broken = conv(x), torch.full((10, 4, 4, 4), float("nan"))
-        assert Fit.of(line_of(conv), [x], [exact]) is None
-        assert Fit.of(line_of(conv), [x], [broken]) is None
-        assert Fit.of(line_of(conv), [x[:1]], [exact[:1] + 1]) is None  # nothing chooses the ridge
+        assert refit.fit(line_of(conv), [x], [exact]) is None
+        assert refit.fit(line_of(conv), [x], [broken]) is None
+        assert refit.fit(line_of(conv), [x[:1]], [exact[:1] + 1]) is None  # nothing chooses the ridge
 
 
 def test_layers_that_took_a_fit_in_give_its_sum(light: ResidualChain) -> None:
@@ -150,7 +152,7 @@ def test_layers_that_took_a_fit_in_give_its_sum(light: ResidualChain) -> None:
             target = line.sum(x)
             target = target + 0.1 * target.std() * torch.randn(target.shape, generator=generator)
             target = target + torch.roll(target, 1, 1)
-            fit = Fit.of(line, [x], [target])
+            fit = refit.fit(line, [x], [target])
             assert fit is not None
             wanted, size = line.corrected(x, fit), conv.weight.flatten(1).norm(dim=1)
             line.take_in(fit)
@@ -169,7 +171,7 @@ def test_the_norm_describes_the_convolution_that_took_a_fit_in(monkeypatch: pyte
     line = line_of(conv, norm)
     with torch.inference_mode():
         target = line.sum(x) * 3 + 1
-        fit = Fit.of(line, [x], [target])
+        fit = refit.fit(line, [x], [target])
         assert fit is not None
         line.take_in(fit)
         assert norm.running_mean is not None
@@ -315,7 +317,7 @@ def one_by_one(chain: ResidualChain, images: Tensor, removed: list[int]) -> floa
                     x = part.module(x) if i not in gone else part.step()(x)
                 for part in chain.parts[:target]:
                     wanted = part.module(wanted)
-                fit = Fit.of(line, [x], [Line.of(chain.parts[target]).sum(wanted)])
+                fit = refit.fit(line, [x], [Line.of(chain.parts[target]).sum(wanted)])
             if fit is not None:
                 line.take_in(fit)
     cut = remove_blocks(working, removing(chain, *sorted(removed)))
@@ -326,7 +328,7 @@ def one_by_one(chain: ResidualChain, images: Tensor, removed: list[int]) -> floa
     "name", ["cifar option A", "torchvision bottleneck", "preact standard", "cifar option B"]
 )
 def test_a_compensated_search_does_what_its_words_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resprune.search.TRIAL_ROWS", 10**6)  # all pixels, as the oracle looks at
+    monkeypatch.setattr("resprune.compensated_search.TRIAL_ROWS", 10**6)  # all pixels, as the oracle looks at
     monkeypatch.setattr(refit, "ROWS", 10**6)
     chain = make_chain(ARCHITECTURES[name])
     images = make_images(chain, 30, seed=6)

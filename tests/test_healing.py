@@ -19,7 +19,8 @@ from torch import Tensor, nn
 import resprune
 from resprune import healing, pipeline
 from resprune.chain import ResidualChain
-from resprune.choosing import Chooser, choose_for
+from resprune.chooser import Chooser
+from resprune.choosing import choose_for
 from resprune.controls import check_labels, compare_with
 from resprune.counterparts import Counterparts
 from resprune.data import Batches

@@ -12,7 +12,7 @@ import torch
 from commands import refusal, run
 from rich.console import Console
 
-from resprune import choosing, pipeline, reading, recovery
+from resprune import chooser, pipeline, reading, recovery
 from resprune.data import open_data
 from resprune.records import Budget
 from resprune.report import card, pruning
@@ -82,7 +82,7 @@ def test_class_folders_are_not_read_class_by_class(
 
     monkeypatch.setattr(reading, "SMALL_IMAGES", 40)
     monkeypatch.setattr(recovery, "affordable_images", lambda chain: 40)
-    spy(choosing, "removals", 1)
+    spy(chooser, "removals", 1)
     spy(recovery, "re_estimate", 1)
     spy(recovery, "compensate", 3)
     choice = pipeline.choose_for(chain, images, Budget(macs=0.7))

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from resprune.chain import ResidualChain
 from resprune.errors import ArchitectureError, DataError, UsageError
 from resprune.records import Architecture, Method, PrunePlan, Removal
-from resprune.search import Search, gated, savings
+from resprune.savings import savings
+from resprune.search import Search, gated
 from resprune.sensitivity import EFFORT, order_removals
 from resprune.stage_cost import vanishing_group
 from resprune.surgery import remove_blocks, skip_blocks

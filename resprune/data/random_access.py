@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from resprune.data.batches import decode, decode_or_count, decode_whole
+from resprune.data.decoding import decode, decode_or_count, decode_whole
 from resprune.data.sources import Direct, Item, ParquetSource, Source, check_label, unreadable
 from resprune.errors import DataError
 from resprune.machine import machine_memory

@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 from resprune.data import hugging_face, shards
-from resprune.data.sources import Direct, Source, find_source
+from resprune.data.finding import find_source
+from resprune.data.sources import Direct, Source
 from resprune.data.splits import choose_split
 from resprune.errors import DataError, UsageError
 

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from resprune.checkpoint import DEMO
-from resprune.data.batches import draw, open_source, pixels_of
+from resprune.data.batches import draw, open_source
+from resprune.data.decoding import pixels_of
 from resprune.data.sources import Item, Source
 from resprune.errors import DataError
 from resprune.records import Survey

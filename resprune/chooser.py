@@ -1,0 +1,187 @@
+"""The plan that keeps a budget, found by trying: as few removals as must be, or as many as may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+
+from resprune import trajectory
+from resprune.allowance import Allowance
+from resprune.chain import ResidualChain
+from resprune.data import Batches
+from resprune.errors import BudgetError
+from resprune.memory import pass_over
+from resprune.reading import calibration_images, silent
+from resprune.records import Alternative, Budget, Method, PrunePlan, Removal
+from resprune.restoration import Restoration, Restored
+from resprune.savings import savings
+from resprune.selection import surgical
+from resprune.sensitivity import removals
+from resprune.surgery import remove_blocks
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan that was tried.
+
+    Attributes:
+        plan: Which blocks go.
+        drop: Points of accuracy lost on the images that judge; None where none was asked for.
+        restored: The network that would be written; None where it was not made.
+    """
+
+    plan: PrunePlan
+    drop: float | None = None
+    restored: Restored | None = None
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Finds the plan that a budget asks for.
+
+    Attributes:
+        chain: The original.
+        images: That the order of removals is found on.
+        allowance: What the budget says of sizes and speed.
+        method: See `resprune.sensitivity.removals`.
+        compensated: See there.
+        price: What each block's removal is worth, positive; decides between blocks.
+        judge: Labelled images that a drop is measured on; needed for one.
+        restoration: What is done to a network before its accuracy counts.
+        tell: Told of every candidate whose accuracy was measured.
+    """
+
+    chain: ResidualChain
+    images: Batches
+    allowance: Allowance
+    method: Method
+    compensated: bool
+    price: Sequence[float]
+    judge: Batches | None
+    restoration: Restoration
+    tell: Callable[[Candidate], None]
+
+    @property
+    def budget(self) -> Budget:
+        """What is wished for."""
+        return self.allowance.budget
+
+    def choose(self) -> Candidate:
+        """Return the plan: as few removals as the sizes ask for, or as many as the accuracy allows.
+
+        Raises:
+            BudgetError: where it cannot be had.
+        """
+        coming = self._removals(self.method)
+        if not self.budget.sizes:
+            best = self._as_many_as_possible(coming)
+        else:
+            found = list[Removal]()
+            while self.allowance.missed([removal.index for removal in found]):
+                removal = next(coming, None)
+                if removal is None:
+                    raise self._too_slow(found)
+                found.append(removal)
+            plan = self._plan(found)
+            best = self.judged(replace(plan, speed=self.allowance.told_speed(plan.removed)))
+        return replace(best, plan=replace(best.plan, beside=self._beside(best.plan)))
+
+    def judged(self, plan: PrunePlan) -> Candidate:
+        """Return a plan, and what it costs where that is limited.
+
+        Raises:
+            BudgetError: where it costs too much.
+        """
+        best, limit = self._tried(plan), self.budget.max_drop
+        if best.drop is not None and limit is not None and best.drop > limit:
+            raise BudgetError(
+                f"{plan.rule}: not both; {len(plan.removed)} blocks must go for the first, and cost"
+                f" {best.drop:.2f} points",
+                where=self.chain.origin.path,
+                hint="allow more, ask for less, or heal with --heal EPOCHS",
+            )
+        return best
+
+    def _removals(self, method: Method) -> Iterator[Removal]:
+        seed = self.restoration.seed
+        seen = calibration_images(self.images, seed)
+        price = self.price if method == self.method else None
+        return removals(self.chain, seen, method=method, compensated=self.compensated, price=price, seed=seed)
+
+    def _too_slow(self, found: Sequence[Removal]) -> BudgetError:
+        """Return what says how fast the network is without any block."""
+        fastest = self.allowance.speed([removal.index for removal in found]).factor
+        return BudgetError(
+            f"a speedup of {self.budget.speedup:g} cannot be reached: without any block it is {fastest:.2f}",
+            where=self.chain.origin.path,
+            hint="ask for less, or measure with other --threads or --latency-batch",
+        )
+
+    def _as_many_as_possible(self, coming: Iterator[Removal]) -> Candidate:
+        """Double the number of removals until too much accuracy is lost, then halve the interval."""
+        limit, found = self.budget.max_drop, list[Removal]()
+        assert limit is not None
+        best, low, high, first = Candidate(self._plan(())), 0, self.chain.depth + 1, None
+        count = 1
+        while high - low > 1:
+            found += islice(coming, max(0, count - len(found)))
+            tried = self._tried(self._plan(found[:count]))
+            assert tried.drop is not None
+            first = tried if count == 1 else first
+            if tried.drop <= limit:
+                best, low = tried, count
+            else:
+                high = count
+            count = min(2 * count, self.chain.depth) if high > self.chain.depth else (low + high) // 2
+        if not low:
+            lost = "" if first is None or first.drop is None else f": the first costs {first.drop:.2f} points"
+            raise BudgetError(
+                f"no block can go with {self.budget}{lost}",
+                where=self.chain.origin.path,
+                hint="allow more, or heal with --heal EPOCHS",
+            )
+        return best
+
+    def _tried(self, plan: PrunePlan) -> Candidate:
+        """Carry a plan out, and measure what it costs where that is limited."""
+        if self.judge is None:
+            return Candidate(plan)
+        cut = remove_blocks(self.chain, plan)
+        restored = self.restoration.restore(cut, plan)
+        accuracy = self._measured(restored.network)
+        candidate = Candidate(plan, round(100 * (self._accuracy - accuracy), 9), restored)
+        self.tell(candidate)
+        return candidate
+
+    @cached_property
+    def _accuracy(self) -> float:
+        return self._measured(self.chain)
+
+    def _measured(self, network: ResidualChain) -> float:
+        assert self.judge is not None
+        found = pass_over(
+            self.judge, lambda images, _: trajectory.evaluate(network, images), silent, "judge"
+        ).accuracy
+        assert found is not None
+        return found
+
+    def _plan(self, found: Sequence[Removal]) -> PrunePlan:
+        return surgical(found, self.chain.depth, f"{self.method}, {self.budget}")
+
+    def _beside(self, plan: PrunePlan) -> tuple[Alternative, ...]:
+        """Return what taking blocks from the end would do, for the same sizes or as many blocks."""
+        if self.method == "tail" or plan.is_tail:
+            return ()
+        coming, found = self._removals("tail"), list[Removal]()
+        by_size = bool(self.allowance.sizes) and self.budget.speedup is None
+
+        def gone() -> tuple[int, ...]:
+            return tuple(sorted(removal.index for removal in found))
+
+        while self.allowance.missed(gone()) if by_size else len(found) < len(plan.removed):
+            found += islice(coming, 1)
+        saved = savings(self.chain)
+        macs = self.chain.summary.macs - sum(saved[k] for k in gone())
+        return (Alternative("tail", gone(), found[-1].divergence, macs),)
