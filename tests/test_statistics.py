@@ -19,10 +19,10 @@ from resprune import recovery
 from resprune.chain import ResidualChain
 from resprune.divergence import divergence
 from resprune.errors import DataError
+from resprune.norms import Norm, match, norms_behind, re_estimate
 from resprune.records import DataSummary
-from resprune.recovery import norms_behind, re_estimate
 from resprune.surgery import remove_blocks
-from resprune.trajectory import Batch
+from resprune.trajectory import Batch, OnBatch
 
 SIZES = (5, 3, 4)
 NAME = "cifar option A"
@@ -170,6 +170,129 @@ def test_a_network_without_batch_norms_is_returned_as_it_is() -> None:
     assert re_estimate(chain, []) is chain
 
 
+def moments_of_norms(chain: ResidualChain, norms: list[Norm], images: Tensor) -> list[np.ndarray]:
+    """Mean and variance of every channel that each norm gives, by numpy."""
+    given: dict[int, np.ndarray] = {}
+
+    def look(norm: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        x = inputs[0].double()
+        plain = nn.functional.batch_norm(x, norm.running_mean.double(), norm.running_var.double(), eps=norm.eps)  # pyright: ignore
+        channels = plain.numpy().swapaxes(0, 1).reshape(x.shape[1], -1)
+        given[id(norm)] = np.stack([channels.mean(1), channels.var(1)])
+
+    hooks = [norm.register_forward_hook(look) for norm in norms]
+    with torch.no_grad():
+        chain(images)
+    for hook in hooks:
+        hook.remove()
+    return [given[id(norm)] for norm in norms]
+
+
+def counterpart(chain: ResidualChain, norm: Norm) -> Norm:
+    """The original's norm that has the same weights, where all have different ones."""
+    (found,) = (own for own in norms_behind(chain, None) if torch.equal(own.weight, norm.weight))
+    return found
+
+
+def test_matched_norms_give_what_the_originals_give(chain: ResidualChain) -> None:
+    generator = torch.Generator().manual_seed(2)
+    for norm in norms_behind(chain, None):
+        with torch.no_grad():
+            norm.weight.add_(0.05 * torch.rand(norm.weight.shape, generator=generator))
+    plan = removing(chain, 2)
+    pruned, images = remove_blocks(chain, plan), make_images(chain, 12)
+    before, original, mode = state(pruned), state(chain), modes(chain)
+    result = match(chain, pruned, plan, [(images, None)])
+    assert equal(state(pruned), before)
+    assert equal(state(chain), original)
+    assert modes(chain) == mode
+    behind = norms_behind(result, 2)
+    theirs, ours = [counterpart(chain, norm) for norm in behind], moments_of_norms(result, behind, images)
+    for one, other in zip(ours, moments_of_norms(chain, theirs, images), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-2, atol=2e-3)
+    after = result.network.state_dict()
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert changed
+    assert all(name.endswith(("running_mean", "running_var")) for name in changed)
+    hooks = [len(module._forward_pre_hooks) for own in (chain, result) for module in own.network.modules()]
+    assert not sum(hooks)
+
+
+def test_matched_to_itself_a_network_stays_as_it_is_on_any_images(chain: ResidualChain) -> None:
+    """Estimated anew it would take on the statistics of these images, which are not those of its training."""
+    block = next(block for block in chain.blocks if block.part.step_is_trivial)
+    with torch.no_grad():  # its branch adds nothing: without it the network is the same
+        for layer in block.branch.modules():
+            if isinstance(layer, nn.Conv2d | nn.BatchNorm2d):
+                layer.weight.zero_()
+                if layer.bias is not None:
+                    layer.bias.zero_()
+    plan = removing(chain, block.index)
+    pruned = remove_blocks(chain, plan)
+    data = batches(chain, (6, 3))
+    same, anew = match(chain, pruned, plan, data), re_estimate(pruned, data, first=block.index)
+    others = [(make_images(chain, 8, seed=7), None)]
+    assert divergence(chain, same, others) < 1e-6 < divergence(chain, anew, others)
+
+
+def numbers(tensor: Tensor | None) -> np.ndarray:
+    assert tensor is not None
+    return tensor.double().numpy()
+
+
+def test_batches_are_weighed_by_their_images() -> None:
+    chain = make_chain(ARCHITECTURES[NAME])
+    plan = removing(chain, 2)
+    pruned, data = remove_blocks(chain, plan), batches(chain, (5, 3, 4))
+    norm = norms_behind(match(chain, pruned, plan, data), 2)[0]  # the first sees what no norm has changed
+    original = counterpart(chain, norm)
+    rows = []
+    for images, _ in data:
+        with torch.no_grad():
+            x = chain.stem(images)
+            without = chain.blocks[1](chain.blocks[0](x))
+            seen = [chain.blocks[3].branch[0](state) for state in (chain.blocks[2](without), without)]
+        channels = [numbers(state).swapaxes(0, 1).reshape(norm.num_features, -1) for state in seen]
+        rows.append([[own.mean(1), own.var(1, ddof=1)] for own in channels])
+    (a, d2), (a_own, d2_own) = np.average(rows, axis=0, weights=[len(images) for images, _ in data])
+    m, s2 = numbers(original.running_mean), numbers(original.running_var) + original.eps
+    s2_own = s2 * d2_own / d2
+    np.testing.assert_allclose(numbers(norm.running_var), s2_own - norm.eps, rtol=1e-4)
+    wanted = a_own - (a - m) * np.sqrt(s2_own / s2)
+    np.testing.assert_allclose(numbers(norm.running_mean), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_channels_without_variance_keep_theirs() -> None:
+    chain = make_chain(ARCHITECTURES[NAME])
+    first = chain.blocks[3].branch[0]
+    assert isinstance(first, nn.Conv2d)
+    with torch.no_grad():
+        first.weight[:2].zero_()
+    plan = removing(chain, 2)
+    result = match(chain, remove_blocks(chain, plan), plan, batches(chain))
+    norm = norms_behind(result, 2)[0]
+    kept = numbers(norm.running_var) == numbers(counterpart(chain, norm).running_var)
+    assert kept.nonzero()[0].tolist() == [0, 1]
+    assert bool(torch.isfinite(result(make_images(chain, 2))).all())
+
+
+@pytest.mark.parametrize("sizes", [(), (1,)])
+def test_too_few_images_to_match_on_are_refused(sizes: tuple[int, ...]) -> None:
+    chain = make_chain(ARCHITECTURES[NAME])
+    plan = removing(chain, 2)
+    with pytest.raises(DataError, match="image"):
+        match(chain, remove_blocks(chain, plan), plan, [(make_images(chain, size), None) for size in sizes])
+
+
+@pytest.mark.parametrize("better", ["re_estimate", "match"])
+def test_the_better_statistics_are_kept(better: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = trained()
+    nothing_lost = chain.duplicate()
+    monkeypatch.setattr(recovery, better, lambda *given, **how: nothing_lost)
+    _, steps = recover(chain, 1)
+    assert (steps[0][1].kind, steps[0][1].kept, steps[0][1].after) == (recovery.STATISTICS, True, 0.0)
+
+
 @pytest.mark.parametrize("heads", ["shared", "separate"])
 def test_exits_keep_what_is_their_own_only_where_their_states_stay(heads: str) -> None:
     chain = with_own(make_chain(ARCHITECTURES["preact standard"]), heads)  # pyright: ignore
@@ -217,7 +340,7 @@ class Images:
         return ((images, None) for images in self.images.split(self.batch_size))
 
 
-def quiet(description: str, images: int) -> AbstractContextManager[recovery.OnBatch]:
+def quiet(description: str, images: int) -> AbstractContextManager[OnBatch]:
     return nullcontext(lambda done: None)
 
 
@@ -258,7 +381,7 @@ def test_what_does_not_help_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None
     for figure in (worse, make_chain(ARCHITECTURES[NAME])):
         if figure is not worse:
             nn.init.constant_(figure.network.get_parameter("linear.weight"), float("nan"))
-        for name in ("re_estimate", "compensate"):
+        for name in ("re_estimate", "match", "compensate"):
             monkeypatch.setattr(recovery, name, lambda *given, figure=figure, **how: figure)
         pruned, steps = recover(chain, 1)
         assert [(record.kind, record.kept, result is pruned) for result, record in steps] == [
