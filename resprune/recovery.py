@@ -35,9 +35,9 @@ def recover(
     """Try what brings a pruned network's outputs back without training: new statistics, then compensation.
 
     Each is kept where it helps, that is, where on images that nothing was fitted to the divergence from the
-    original's outputs is smaller; labels are not looked at. Norms before the first removed block see what they
-    always saw, and keep their statistics. Compensation starts from the pruned network as it was cut: it
-    measures statistics of its own.
+    original's outputs is smaller; labels are not looked at. Of the two kinds of statistics (`resprune.norms`) the
+    better one is taken; norms before the first removed block see what they always saw, and keep theirs.
+    Compensation starts from the pruned network as it was cut: it measures statistics of its own.
 
     Args:
         chain: The original.
@@ -66,29 +66,31 @@ def recover(
         return steps
     best = pruned
 
-    def judge(kind: str, seen: int, *tried: ResidualChain) -> None:
+    def judge(kind: str, *tried: tuple[ResidualChain, int]) -> None:
         nonlocal best, least
-        after, changed = min(((lost(one), one) for one in tried), key=lambda pair: _or_infinite(pair[0]))
+        rated = ((lost(network), network, seen) for network, seen in tried)
+        after, changed, seen = min(rated, key=lambda one: math.inf if math.isnan(one[0]) else one[0])
         kept = after < least  # and not NaN
         record = Recovery(kind, images.summary.split, seen, held, least, after, kept, len(plan.removed))
         best, least = (changed, after) if kept else (best, least)
         steps.append((best, record))
 
     if norms_behind(pruned, plan.removed[0]):
-        seen = min(samples - held, STATISTICS_IMAGES)
+        many = min(samples - held, STATISTICS_IMAGES)
+        few = min(samples - held, MATCHED_IMAGES)
         anew = pass_over(
-            calibration.drawn(seen, seed),
+            calibration.drawn(many, seed),
             lambda batches, on_batch: re_estimate(pruned, batches, on_batch, first=plan.removed[0]),
             progress,
             "re-estimate",
         )
         alike = pass_over(
-            calibration.drawn(min(seen, MATCHED_IMAGES), seed),
+            calibration.drawn(few, seed),
             lambda batches, on_batch: match(chain, pruned, plan, batches, on_batch),
             progress,
             "match",
         )
-        judge(STATISTICS, seen, anew, alike)
+        judge(STATISTICS, (anew, many), (alike, few))
     seen = min(samples - held, affordable_images(chain))
     if can_compensate(chain, pruned, plan):
         fitted = pass_over(
@@ -97,7 +99,7 @@ def recover(
             progress,
             "compensate",
         )
-        judge(COMPENSATION, seen, fitted)
+        judge(COMPENSATION, (fitted, seen))
     return steps
 
 
@@ -111,7 +113,3 @@ def lost_by(
         progress,
         "compare",
     )
-
-
-def _or_infinite(value: float) -> float:
-    return math.inf if math.isnan(value) else value
