@@ -35,8 +35,8 @@ def recover(
     """Try what brings a pruned network's outputs back without training: new statistics, then compensation.
 
     Each is kept where it helps, that is, where on images that nothing was fitted to the divergence from the
-    original's outputs is smaller; labels are not looked at. Of the two kinds of statistics (`resprune.norms`) the
-    better one is taken; norms before the first removed block see what they always saw, and keep theirs.
+    original's outputs is smaller; labels are not looked at. Of two kinds of statistics (`resprune.norms`) the
+    better is taken; norms before the first removed block see what they always saw, and keep theirs.
     Compensation starts from the pruned network as it was cut: it measures statistics of its own.
 
     Args:
