@@ -10,7 +10,8 @@ Contenders:
 
 - plain: forward, cross-entropy, backward and SGD of the network as a user trains it;
 - shared: the same with the losses of all N exits, shared heads with batch-norm statistics of their own;
-- separate: the same with a head and projections for every exit.
+- separate: the same with a head and projections for every exit;
+- plain bf16, shared bf16: the first two in bfloat16 autocast, as all of them are on a GPU.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from torch.nn import functional as F
 from resprune import families
 from resprune.chain import ResidualChain, assemble
 from resprune.families import preact
-from resprune.records import Architecture, Origin, Preprocessing, Recipe
+from resprune.records import Architecture, Heads, Origin, Preprocessing, Recipe
 from resprune.stage_cost import stage_cost
 from resprune.training.student import Student
 
@@ -57,7 +58,13 @@ NETWORKS = {
         "homogeneous", [27], [64], in_channels=3, classes=10
     ),
 }
-CONTENDERS = ("plain", "shared", "separate")
+CONTENDERS: dict[str, Heads | None] = {
+    "plain": None,
+    "shared": "shared",
+    "separate": "separate",
+    "plain bf16": None,
+    "shared bf16": "shared",
+}
 RECIPE = Recipe(gamma=0.02)
 
 
@@ -67,14 +74,14 @@ def make_step(contender: str, architecture: Architecture, batch: int, device: st
     network = families.build(architecture, device="cpu").requires_grad_(False)
     recipe = Preprocessing(3, 32, 32, (0.5,) * 3, (0.25,) * 3)
     chain: ResidualChain = assemble(network, architecture, recipe, Origin("random", "0" * 64, "none"))
-    heads = {"plain": None, "shared": "shared", "separate": "separate"}[contender]
-    student = Student(chain, heads, torch.device(device)).train()  # pyright: ignore[reportArgumentType]
+    heads, bf16 = CONTENDERS[contender], device == "cuda" or "bf16" in contender
+    student = Student(chain, heads, torch.device(device)).train()
     optimizer = torch.optim.SGD(student.groups(RECIPE), lr=0.01, momentum=0.9, nesterov=True)
     images = torch.randn(batch, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (batch,), device=device)
 
     def step() -> Tensor:
-        with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
             logits = student.network(images) if heads is None else student(images)[0]
         if heads is None:
             loss = F.cross_entropy(logits.float(), labels)
@@ -135,6 +142,7 @@ def main() -> None:
     parser.add_argument("--memory-of", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    contenders = [name for name in CONTENDERS if options.device == "cpu" or "bf16" not in name]
     if options.memory_of:
         print(_peak(options.memory_of, NETWORKS[options.only], options))
         return
@@ -145,14 +153,14 @@ def main() -> None:
     for name, architecture in NETWORKS.items():
         if options.only not in (None, name):
             continue
-        steps = {key: make_step(key, architecture, options.batch, options.device) for key in CONTENDERS}
+        steps = {key: make_step(key, architecture, options.batch, options.device) for key in contenders}
         times: dict[str, list[float]] = {key: [] for key in steps}
         for step in steps.values():
             timed(step, 2)
         for _ in range(options.rounds):
             for key, step in steps.items():
                 times[key].append(timed(step, 20 if options.device == "cuda" else 1))
-        peaks = {key: memory(key, name, options) for key in CONTENDERS}
+        peaks = {key: memory(key, name, options) for key in contenders}
         print(f"\n{name}\n\n| contender | ms a step | times plain | images a second | peak MiB | times plain |")
         print("|---|---|---|---|---|---|")
         for key, taken in times.items():

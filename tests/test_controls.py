@@ -56,13 +56,14 @@ def test_healing_and_controls_from_the_command_line(
     image_folder("data/train", each=6)
     image_folder("data/test", each=2)
     words = ("prune", cifar_file, "--data", tmp_path / "data", "--remove", "1,4", "--batch-size", 16)
-    healing = ("--heal-steps", 3, "--control", "random", "--control", "scratch", "--control-seeds", 2)
+    healing = ("--heal-steps", 3, "--heal-precision", "fp32")
+    healing += ("--control", "random", "--control", "scratch", "--control-seeds", 2)
     result = run(*words, *healing, "--out", tmp_path / "out", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     healed = found["recovery"][-1]
     assert healed["kind"] == "healing"
-    assert healed["recipe"]["steps"] == 3
+    assert (healed["recipe"]["steps"], healed["recipe"]["precision"]) == (3, "fp32")
     assert healed["split"] == "train"
     assert healed["images"] + healed["held_out"] == 60
     assert healed["kept"] == (healed["divergence"]["after"] < healed["divergence"]["before"])
