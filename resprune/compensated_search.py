@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,13 +17,15 @@ from resprune.search import Search, lost_in
 
 TRIAL_ROWS = 16
 """Pixels that a trial's fit looks at, for each of its unknowns; the final fit looks at `refit.ROWS`."""
+CUT = 0.05
+"""Weight of what the cut alone does: where fits are about as good, the removal goes that asks less of them."""
 
 
 @dataclass
 class CompensatedSearch(Search):
     """A search in which every removal is compensated as `resprune.compensation` does, before it is judged.
 
-    A trial fits the part before the block, on some pixels of every image, to the original's sums behind it.
+    A trial fits the part before the block, on some pixels of some images, to the original's sums behind it.
     """
 
     fits: dict[int, Fit | None] = field(default_factory=dict)
@@ -41,20 +44,22 @@ class CompensatedSearch(Search):
 
     @cached_property
     def _targets(self) -> list[list[tuple[Tensor, Tensor]]]:
-        """For every batch and part of the original: pixels (p,) and its sums there (n, p, c)."""
+        """Of images that fits look at, for every batch and part of the original: pixels (p,), sums (n, p, c)."""
         lines = [Line.of(part) for part in self.chain.parts]
+        chosen = [(index, self.images[index][some]) for index, some in self._some(self.every)]
+        looked_at = sum(len(images) for _, images in chosen)
         targets = []
         with torch.inference_mode():
-            for index, batch in enumerate(self.images):
-                x, own = self.chain.stem(self._inputs(batch)), []
+            for index, images in chosen:
+                x, own = self.chain.stem(self._inputs(images)), []
                 for line in lines:
                     total = line.sum(x)
-                    count = -(-TRIAL_ROWS * max(1, line.unknowns) // self._samples)
+                    count = -(-TRIAL_ROWS * max(1, line.unknowns) // looked_at)
                     here = some_pixels(total, count, self.seed + index)
                     own.append((here, at(total, here)))
                     x = line.activation(total)
                 targets.append(own)
-        self.on_pass(1.0)
+        self.on_pass(looked_at / self._samples)
         return targets
 
     def _site(self, k: int, removed: Collection[int]) -> tuple[int, Line, int] | None:
@@ -78,22 +83,26 @@ class CompensatedSearch(Search):
         return (position, line, target) if line.can_be_fitted else None
 
     def trial_cost(self, removed: Collection[int], candidates: Collection[int]) -> float:
-        """Return what `try_each` costs, in passes; the systems of equations are not counted."""
-        way = 1 - self._cost(range(self.chain.depth), ()) + self._cost(range(max(candidates)), removed)
-        return way + super().trial_cost(removed, candidates)
+        """Return what `try_each` and `weigh` cost, in passes; the systems of equations are not counted."""
+        trials = self._plain_cost(removed, candidates)
+        return trials + (trials + self._way(removed, candidates)) / self.every
 
     @torch.inference_mode()
-    def try_each(self, removed: Collection[int], candidates: Collection[int]) -> dict[int, float]:
+    def try_each(
+        self, removed: Collection[int], candidates: Collection[int], every: int = 1
+    ) -> dict[int, float]:
         """Return the divergence with each candidate removed too, and made up for."""
         sites = {k: self._site(k, removed) for k in sorted(candidates)}
         self.fits = self._fit({k: site for k, site in sites.items() if site is not None}, removed)
-        parts, sums = self._working.parts, dict.fromkeys(sites, 0.0)
+        parts, sums, seen = self._working.parts, dict.fromkeys(sites, 0.0), 0
         starts: dict[int, list[int]] = {}
         for k, site in sites.items():
             starts.setdefault(self._at[k] if site is None else site[0], []).append(k)
         gone = {self._at[block] for block in removed}
-        for batch, original in zip(self.images, self._original[0], strict=True):
-            x = self._working.stem(self._inputs(batch))
+        for index, some in self._some(every):
+            images, original = self.images[index][some], self._original[0][index][some]
+            seen += len(images)
+            x = self._working.stem(self._inputs(images))
             for position in range(max(starts) + 1):
                 for k in starts.get(position, ()):
                     site, fit = sites[k], self.fits.get(k)
@@ -106,8 +115,18 @@ class CompensatedSearch(Search):
                         state = self._pass(later, state, gone)
                     sums[k] += lost_in(original, self._working.head(state))
                 x = self._pass(position, x, gone)
-        self.on_pass(self.trial_cost(removed, candidates))
-        return {k: total / self._samples for k, total in sums.items()}
+        fits = self._way(removed, candidates) / self.every
+        self.on_pass(fits + self._plain_cost(removed, candidates) * seen / self._samples)
+        return {k: total / seen for k, total in sums.items()}
+
+    def weigh(self, removed: Collection[int], tried: Mapping[int, float]) -> dict[int, float]:
+        """Return the divergence after the fits, and a little of what the cut alone would do.
+
+        That is ``CUT (1 - exp(-D))``, D the divergence without any fit, roughly: it saturates, as outputs that
+        are wrong cannot become wronger.
+        """
+        cut = super().try_each(removed, tried, self.every)
+        return {k: fitted - CUT * math.expm1(-cut[k]) for k, fitted in tried.items()}
 
     def settle(self, k: int, removed: Collection[int]) -> None:
         """Take in the fit of a block that goes."""
@@ -121,8 +140,8 @@ class CompensatedSearch(Search):
         """Return the fit of every candidate's line to the original's sums at its target."""
         moments = {k: Moments.none(line) for k, (_, line, _) in sites.items()}
         gone = {self._at[block] for block in removed}
-        for batch, targets in zip(self.images, self._targets, strict=True):
-            x = self._working.stem(self._inputs(batch))
+        for (index, some), targets in zip(self._some(self.every), self._targets, strict=True):
+            x = self._working.stem(self._inputs(self.images[index][some]))
             for position in range(max((site[0] for site in sites.values()), default=-1) + 1):
                 for k, (start, line, target) in sites.items():
                     if start == position:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -17,8 +17,10 @@ from resprune.errors import ArchitectureError
 from resprune.memory import halving
 from resprune.savings import savings
 
-ESTIMATED = 4
-"""After the first step gates look at one image in so many, at others in every step."""
+SHARE = 4
+"""Where a rough figure is enough, one image in so many is looked at."""
+FEWEST = 32
+"""But never fewer than these."""
 BACKWARD = 2.0
 """What a backward pass costs, in forward passes."""
 
@@ -74,6 +76,18 @@ class Search:
 
         return halving(attempt, largest, "choose blocks")
 
+    @property
+    def every(self) -> int:
+        """One image in so many gives a rough figure."""
+        return max(1, min(SHARE, self._samples // FEWEST))
+
+    def _some(self, every: int, first: int = 0) -> Iterator[tuple[int, slice]]:
+        """Yield batches that have some of one image in `every`: their number, and where those images are."""
+        for index, batch in enumerate(self.images):
+            if len(batch) > first:
+                yield index, slice(first, None, every)
+            first = (first - len(batch)) % every
+
     def _inputs(self, batch: Tensor) -> Tensor:
         return batch.to(self.chain.device, memory_format=torch.channels_last)
 
@@ -118,26 +132,19 @@ class Search:
 
     def estimate(self, removed: Collection[int], left: Sequence[int]) -> dict[int, float]:
         """Estimate what closing each gate adds to the divergence; costs one forward and two backward passes."""
-        every = ESTIMATED if self.estimates and self._samples >= ESTIMATED else 1
+        every = self.every if self.estimates else 1
         seen = 0
         with torch.inference_mode(mode=False):
             sums = torch.zeros(len(left), dtype=torch.float64)
-            for images, original in self._share_of_images(every):
+            for index, some in self._some(every, self.estimates % every):  # others in every step
+                images = self.images[index][some]
                 seen += len(images)
-                sums += self._added(images, original, removed, left)
+                sums += self._added(images, self._original[0][index][some], removed, left)
         self.estimates += 1
         whole_way = 1 - self._cost(range(self.chain.depth), ()) + self._cost(range(self.chain.depth), removed)
         self.on_pass((1 + 2 * BACKWARD) * whole_way * seen / self._samples)
         added = [value if math.isfinite(value) else math.inf for value in (sums / seen).tolist()]
         return dict(zip(left, added, strict=True))
-
-    def _share_of_images(self, every: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield one image in `every` with its original logits, others in the next step."""
-        first = self.estimates % every
-        for batch, original in zip(self.images, self._original[0], strict=True):
-            if len(batch) > first:
-                yield batch[first::every], original[first::every]
-            first = (first - len(batch)) % every
 
     def _added(self, images: Tensor, original: Tensor, removed: Collection[int], left: Sequence[int]) -> Tensor:
         """Return the sum over images of the estimate, for the gates of the blocks that are left (blocks,)."""
@@ -160,10 +167,19 @@ class Search:
         return (0.5 * curve.square() - slope).sum(1).cpu()
 
     def trial_cost(self, removed: Collection[int], candidates: Collection[int]) -> float:
-        """Return what `try_each` costs, in passes: the way to the last candidate, and the rest behind each."""
-        depth = self.chain.depth
-        way = 1 - self._cost(range(depth), ()) + self._cost(range(max(candidates)), removed)
-        return way + sum(self._cost([k], [k]) + self._cost(range(k + 1, depth), removed) for k in candidates)
+        """Return what `try_each` and `weigh` cost, in passes."""
+        return self._plain_cost(removed, candidates)
+
+    def _plain_cost(self, removed: Collection[int], candidates: Collection[int]) -> float:
+        """Return what trials cost: the way to the last candidate, and the rest behind each."""
+        behind = (
+            self._cost([k], [k]) + self._cost(range(k + 1, self.chain.depth), removed) for k in candidates
+        )
+        return self._way(removed, candidates) + sum(behind)
+
+    def _way(self, removed: Collection[int], candidates: Collection[int]) -> float:
+        """Return what the network costs up to the last candidate, and its head."""
+        return 1 - self._cost(range(self.chain.depth), ()) + self._cost(range(max(candidates)), removed)
 
     def affordable(self, removed: Collection[int], ranked: Sequence[int], effort: float) -> list[int]:
         """Return the first of the ranked blocks, as many as the effort is enough for and at least one."""
@@ -175,20 +191,35 @@ class Search:
         return chosen
 
     @torch.inference_mode()
-    def try_each(self, removed: Collection[int], candidates: Collection[int]) -> dict[int, float]:
-        """Return the divergence with each candidate removed too; all share the way to its block."""
+    def try_each(
+        self, removed: Collection[int], candidates: Collection[int], every: int = 1
+    ) -> dict[int, float]:
+        """Return the divergence with each candidate removed too; all share the way to its block.
+
+        Args:
+            removed: What went before.
+            candidates: To be tried.
+            every: Look at one image in so many.
+        """
         sums = dict.fromkeys(sorted(candidates), 0.0)
         behind = {k: range(k + 1, self.chain.depth) for k in sums}
-        for batch, original in zip(self.images, self._original[0], strict=True):
-            x = self.chain.stem(self._inputs(batch))
+        seen = 0
+        for index, some in self._some(every):
+            images, original = self.images[index][some], self._original[0][index][some]
+            seen += len(images)
+            x = self.chain.stem(self._inputs(images))
             for block in self.chain.blocks[: max(sums) + 1]:
                 if block.index in sums:
                     logits = self._finish(block.skip(x), behind[block.index], removed)
                     sums[block.index] += lost_in(original, logits)
                 if block.index < max(sums):
                     x = block.skip(x) if block.index in removed else block(x)
-        self.on_pass(self.trial_cost(removed, candidates))
-        return {k: total / self._samples for k, total in sums.items()}
+        self.on_pass(self._plain_cost(removed, candidates) * seen / self._samples)
+        return {k: total / seen for k, total in sums.items()}
+
+    def weigh(self, removed: Collection[int], tried: Mapping[int, float]) -> dict[int, float]:
+        """Return what decides between removals that were tried: here their divergence."""
+        return dict(tried)
 
     def settle(self, k: int, removed: Collection[int]) -> None:
         """Let a block go that was tried; ``removed`` are those that went before."""

@@ -5,7 +5,7 @@ the whole network and q_S those without the blocks S. Greedy backward eliminatio
 step. Here only the few that look best are tried. How they look comes from one of two (`benchmarks/selection.py`
 compares them):
 
-- trials: what removing the block added when it was last tried, all of them having been tried once;
+- trials: what removing the block added when it was last tried, all of them having been tried on some images;
 - gates: a gate on every branch, ``x_{k+1} = a_k(S_k(x_k) + g_k F_k(x_k))``, and to second order in closing it
 
       D(S + k) - D(S) ~ -dD/dg_k + 1/2 E[J_k^T (diag(q) - q q^T) J_k],    J_k = dlogits/dg_k,
@@ -32,9 +32,9 @@ from resprune.records import Method, Removal
 from resprune.savings import savings
 from resprune.search import OnPass, Search
 
-EFFORT = 2.8
+EFFORT = 3.4
 """What a step spends on trying blocks, by default, in forward passes: 9 of 27 like blocks then cost at most
-1 + 14.5 + 8 * 2.8 = 37.9 passes when ranked by trials, and two more where they are compensated."""
+1 + 15/4 + 9 * 3.4 = 35.4 passes when ranked by trials, and four more where they are compensated."""
 Until = Callable[[tuple[Removal, ...]], bool]
 """Given the removals so far: whether they are enough."""
 
@@ -97,10 +97,9 @@ def removals(
             `resprune.compensation`. Better where the pruned network is compensated too.
         price: What each block's removal is worth, positive, any unit: the divergence that a removal adds is
             then compared per unit. By default the divergence alone decides.
-        effort: What every step may spend on trying blocks, in forward passes; one is tried in any case. None
-            for all blocks, which is greedy backward elimination.
-        rank: What they are ranked by, see above: ``trials`` try all blocks in the first step, ``gates`` cost
-            less where the network is deep or few blocks go, and choose less well.
+        effort: What every step may spend on trying blocks, in forward passes, besides what steps before it left
+            over; one is tried in any case. None for all blocks, which is greedy backward elimination.
+        rank: What they are ranked by, see above; ``gates`` choose less well.
         seed: Of the random vectors for gates, and of the pixels that fits look at.
         on_pass: Told what was computed.
 
@@ -118,12 +117,19 @@ def removals(
     worth = [float(p) for p in (savings(chain) if price is None else price)]
     kind = CompensatedSearch if compensated else Search
     search = kind(chain, images, seed, on_pass or (lambda passes: None))
-    guess: dict[int, float] = {}  # what removing block k adds to the divergence, as far as is known
+    guess: dict[int, float] = {}  # what removing block k adds to what decides, as far as is known
     removed: frozenset[int] = frozenset()
-    now = 0.0
+    now = divergence = unspent = 0.0
 
     def score(k: int) -> tuple[float, int]:
         return (_per_unit(guess[k], worth[k]) if price is not None else guess[k]), k
+
+    def tried(blocks: Sequence[int], every: int = 1) -> tuple[dict[int, float], dict[int, float]]:
+        """Return the divergence with each block removed too, and what decides."""
+        found = search.fitting(partial(search.try_each, removed, blocks, every))
+        weighed = search.fitting(partial(search.weigh, removed, found))
+        guess.update({k: value - now for k, value in weighed.items()})
+        return found, weighed
 
     while left := _may_go(chain, removed, method):
         free = sorted(search.fitting(lambda: search.inert).intersection(left), key=lambda k: (-worth[k], k))
@@ -134,15 +140,17 @@ def removals(
                 if rank == "gates":
                     fresh = search.fitting(partial(search.estimate, removed, left))
                     guess |= {k: (fresh[k] + guess.get(k, fresh[k])) / 2 for k in left}
-                if guess.keys() >= set(left):
-                    left = search.affordable(removed, sorted(left, key=score), effort)
-            truth = search.fitting(partial(search.try_each, removed, left))
-            guess |= {k: divergence - now for k, divergence in truth.items()}
+                elif unknown := sorted(set(left) - guess.keys()):
+                    tried(unknown, search.every)
+                unspent += effort
+                left = search.affordable(removed, sorted(left, key=score), unspent)
+                unspent -= search.trial_cost(removed, left)
+            found, weighed = tried(left)
             best = min(left, key=score)
             search.settle(best, removed)
-            now = truth[best]
+            now, divergence = weighed[best], found[best]
         removed |= {best}
-        yield Removal(best, now, worth[best])
+        yield Removal(best, divergence, worth[best])
 
 
 def _may_go(chain: ResidualChain, removed: Collection[int], method: Method) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -338,9 +339,34 @@ def test_a_compensated_search_does_what_its_words_say(name: str, monkeypatch: py
         assert removal.divergence == pytest.approx(
             one_by_one(chain, images, removed[:turn]), rel=2e-2, abs=1e-6
         )
-    others = [k for k in range(chain.depth) if k not in removed[:1]]
-    least = min(one_by_one(chain, images, [k]) for k in others)
-    assert found[0].divergence <= least * 1.02 + 1e-6
+
+    def decides(k: int) -> float:
+        cut = remove_blocks(chain, removing(chain, k))
+        return one_by_one(chain, images, [k]) + 0.05 * (1 - math.exp(-divergence(chain, cut, [(images, None)])))
+
+    assert decides(removed[0]) <= min(map(decides, range(chain.depth))) * 1.02 + 1e-6
+
+
+def test_of_removals_that_fits_make_up_for_alike_the_lesser_goes() -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    images = [make_images(chain, 8)]
+    plain = Search(chain, images, 0, lambda passes: None).try_each((), range(chain.depth))
+    careful = CompensatedSearch(chain, images, 0, lambda passes: None)
+    weighed = careful.weigh((), dict.fromkeys(plain, 0.1))
+    assert min(plain, key=plain.__getitem__) == min(weighed, key=weighed.__getitem__)
+    assert all(0.1 < value < 0.15 for value in weighed.values())
+    one, other = sorted(plain, key=plain.__getitem__)[:2]
+    assert careful.weigh((), {one: 0.2, other: 0.1})[one] > 0.2  # a fit that is far better decides
+    assert max(careful.weigh((), {other: 0.1}).values()) < 0.2
+
+
+def test_a_network_that_is_wrecked_weighs_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Search, "try_each", lambda *given: {0: 5.0, 1: math.inf})
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    careful = CompensatedSearch(chain, [make_images(chain, 8)], 0, lambda passes: None)
+    weighed = careful.weigh((), {0: 0.1, 1: 0.1})
+    assert weighed[1] == pytest.approx(0.15)
+    assert weighed[0] == pytest.approx(0.15, abs=1e-3)
 
 
 def test_a_compensated_search_leaves_the_chain_alone_and_counts_its_passes() -> None:

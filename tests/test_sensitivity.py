@@ -14,7 +14,7 @@ from resprune.chain import ResidualChain
 from resprune.errors import ArchitectureError, DataError, UsageError
 from resprune.records import Architecture, Method, PrunePlan, Removal
 from resprune.savings import savings
-from resprune.search import Search, gated
+from resprune.search import FEWEST, SHARE, Search, gated
 from resprune.sensitivity import EFFORT, order_removals
 from resprune.stage_cost import vanishing_group
 from resprune.surgery import remove_blocks, skip_blocks
@@ -213,10 +213,45 @@ def test_passes_are_within_the_budget(rank: Rank, effort: float, compensated: bo
     chain = make_chain(DEEP)
     for seed in range(2):
         passes: list[float] = []
-        images = make_images(chain, 4, seed)
+        images = make_images(chain, SHARE * FEWEST, seed)[:, :, ::4, ::4]
         own = {"effort": effort, "rank": rank, "compensated": compensated, "seed": seed}
         order_removals(chain, [images], count=9, on_pass=passes.append, **own)
         assert 10 < sum(passes) <= 40
+
+
+def test_a_rough_figure_is_that_of_every_fourth_image(small: ResidualChain) -> None:
+    images = make_images(small, SHARE * FEWEST)[:, :, ::2, ::2]
+    passes: list[float] = []
+    search = Search(small, images.split(7), 0, passes.append)
+    assert search.every == SHARE
+    rough, whole = search.try_each((3,), [0, 5], search.every), search.try_each((3,), [0, 5])
+    for k in (0, 5):
+        assert rough[k] == pytest.approx(divergence(small, images[::SHARE], (3, k)), rel=1e-4)
+        assert whole[k] == pytest.approx(divergence(small, images, (3, k)), rel=1e-4)
+    assert passes[1] == pytest.approx(passes[2] / SHARE)
+    assert Search(small, [images[: 3 * FEWEST - 1]], 0, passes.append).every == 2
+    assert Search(small, [images[:1]], 0, passes.append).every == 1
+
+
+def test_what_looked_best_on_some_images_is_tried_on_all(
+    small: ResidualChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[tuple[int, int]] = []
+    plain = Search.try_each
+
+    def listening(self: Search, removed: Any, candidates: Any, every: int = 1) -> dict[int, float]:
+        tries.append((len(candidates), every))
+        return plain(self, removed, candidates, every)
+
+    monkeypatch.setattr(Search, "try_each", listening)
+    images = make_images(small, SHARE * FEWEST)[:, :, ::2, ::2]
+    order = order_removals(small, [images], count=3, effort=1.5)
+    assert tries[0] == (small.depth, SHARE)
+    assert len(tries) == 4
+    assert all(1 <= count < small.depth and every == 1 for count, every in tries[1:])
+    for turn, removal in enumerate(order, start=1):
+        gone = tuple(own.index for own in order[:turn])
+        assert removal.divergence == pytest.approx(divergence(small, images, gone), rel=1e-4)
 
 
 def test_greedy_costs_what_its_suffixes_cost(small: ResidualChain) -> None:
