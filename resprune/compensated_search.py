@@ -6,29 +6,51 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from resprune.chain import ResidualChain
+from resprune.compensation import LARGE
 from resprune.lines import Fit, Line
 from resprune.refit import Moments, at, some_pixels, windows
-from resprune.search import Search, lost_in
+from resprune.search import SHARE, Search, lost_in
 
 TRIAL_ROWS = 16
 """Pixels that a trial's fit looks at, for each of its unknowns; the final fit looks at `refit.ROWS`."""
+FEWEST_FITTED = 64
+"""Images that it looks at, at least; where there are twice as many, or more, others judge it."""
 CUT = 0.05
 """Weight of what the cut alone does: where fits are about as good, the removal goes that asks less of them."""
+CUT_SHARE = 8
+"""That is measured on one image in so many."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """A line of the network, a fit, and the line as it is with the fit."""
+
+    line: Line
+    fit: Fit
+    changed: Line
 
 
 @dataclass
 class CompensatedSearch(Search):
     """A search in which every removal is compensated as `resprune.compensation` does, before it is judged.
 
-    A trial fits the part before the block, on some pixels of some images, to the original's sums behind it.
+    A trial fits the part before the block, and then every part behind it, to the original's sums there, on some
+    pixels of some images; others judge it. Convolutions inside a branch are left as they are.
     """
 
-    fits: dict[int, Fit | None] = field(default_factory=dict)
+    fits: dict[int, dict[int, _Fitted]] = field(default_factory=dict)
+    """Of every block that was tried last, for every position in the network: the line that was fitted there."""
+
+    @property
+    def fitted(self) -> int:
+        """One image in so many is fitted on."""
+        return self.one_in(SHARE, FEWEST_FITTED)
 
     @cached_property
     def _working(self) -> ResidualChain:
@@ -44,9 +66,9 @@ class CompensatedSearch(Search):
 
     @cached_property
     def _targets(self) -> list[list[tuple[Tensor, Tensor]]]:
-        """Of images that fits look at, for every batch and part of the original: pixels (p,), sums (n, p, c)."""
+        """Pixels (p,) and sums (n, p, c) of every part of the original, for every batch that is fitted on."""
         lines = [Line.of(part) for part in self.chain.parts]
-        chosen = [(index, self.images[index][some]) for index, some in self._some(self.every)]
+        chosen = [(index, self.images[index][some]) for index, some in self._some(self.fitted)]
         looked_at = sum(len(images) for _, images in chosen)
         targets = []
         with torch.inference_mode():
@@ -62,61 +84,57 @@ class CompensatedSearch(Search):
         self.on_pass(looked_at / self._samples)
         return targets
 
-    def _site(self, k: int, removed: Collection[int]) -> tuple[int, Line, int] | None:
-        """Return where block k's removal is made up for: the part, as a line, and the part of its target.
+    def _start(self, k: int, gone: Collection[int]) -> int:
+        """Return the position from which on block k's removal is made up for.
 
-        None where the stem or a step without a convolution is before the block.
+        That is the part before the block, or the block's own where its step remains, or where nothing that can
+        be fitted is before it.
         """
-        parts, gone = self._working.parts, {self._at[block] for block in removed}
-        position = target = self._at[k]
-        while target + 1 < len(parts) and target + 1 in gone and parts[target + 1].step_is_trivial:
-            target += 1
-        bare = not parts[position].step_is_trivial
-        while not bare and position >= 0:
-            position -= 1
-            if position not in gone:
-                break
-            bare = not parts[position].step_is_trivial
-        if position < 0:
-            return None
-        line = Line.of(parts[position], bare=bare)
-        return (position, line, target) if line.can_be_fitted else None
+        parts, own = self._working.parts, self._at[k]
+        for position in range(own, -1, -1):
+            bare = position == own or position in gone
+            if not (bare and parts[position].step_is_trivial):
+                return position if Line.of(parts[position], bare=bare).can_be_fitted else own
+        return own
 
     def trial_cost(self, removed: Collection[int], candidates: Collection[int]) -> float:
         """Return what `try_each` and `weigh` cost, in passes; the systems of equations are not counted."""
         trials = self._plain_cost(removed, candidates)
-        return trials + (trials + self._way(removed, candidates)) / self.every
+        shares = 1 / self._judging(1) + 1 / self.one_in(CUT_SHARE)
+        return trials * shares + self._fits_cost(removed, candidates)
+
+    def _judging(self, every: int) -> int:
+        """One image in so many judges: with the last one of so many, none that is fitted on."""
+        return max(every, min(2, self.fitted))
+
+    def _fits_cost(self, removed: Collection[int], candidates: Collection[int]) -> float:
+        """Return what fits cost: the way to them, and the rest behind each twice, before and after its fits."""
+        trials, way = self._plain_cost(removed, candidates), self._way(removed, candidates)
+        return (2 * trials - way) / self.fitted
 
     @torch.inference_mode()
     def try_each(
         self, removed: Collection[int], candidates: Collection[int], every: int = 1
     ) -> dict[int, float]:
         """Return the divergence with each candidate removed too, and made up for."""
-        sites = {k: self._site(k, removed) for k in sorted(candidates)}
-        self.fits = self._fit({k: site for k, site in sites.items() if site is not None}, removed)
-        parts, sums, seen = self._working.parts, dict.fromkeys(sites, 0.0), 0
-        starts: dict[int, list[int]] = {}
-        for k, site in sites.items():
-            starts.setdefault(self._at[k] if site is None else site[0], []).append(k)
         gone = {self._at[block] for block in removed}
-        for index, some in self._some(every):
+        starts = {k: self._start(k, gone) for k in sorted(candidates)}
+        self.fits = self._fit(starts, gone)
+        sums, seen, last = dict.fromkeys(starts, 0.0), 0, max(starts.values())
+        every = self._judging(every)
+        for index, some in self._some(every, every - 1):
             images, original = self.images[index][some], self._original[0][index][some]
             seen += len(images)
             x = self._working.stem(self._inputs(images))
-            for position in range(max(starts) + 1):
-                for k in starts.get(position, ()):
-                    site, fit = sites[k], self.fits.get(k)
-                    if site is None:
-                        state = self._pass(position, x, {position})
-                    else:
-                        total = site[1].sum(x) if fit is None else site[1].corrected(x, fit)
-                        state = site[1].activation(total)
-                    for later in range(self._at[k] + 1, len(parts)):
-                        state = self._pass(later, state, gone)
+            for position in range(last + 1):
+                for k in (k for k, start in starts.items() if start == position):
+                    state = x
+                    for later in range(position, len(self._working.parts)):
+                        state = self._pass(later, state, gone | {self._at[k]}, self.fits[k])
                     sums[k] += lost_in(original, self._working.head(state))
                 x = self._pass(position, x, gone)
-        fits = self._way(removed, candidates) / self.every
-        self.on_pass(fits + self._plain_cost(removed, candidates) * seen / self._samples)
+        cost = self._fits_cost(removed, candidates)
+        self.on_pass(cost + self._plain_cost(removed, candidates) * seen / self._samples)
         return {k: total / seen for k, total in sums.items()}
 
     def weigh(self, removed: Collection[int], tried: Mapping[int, float]) -> dict[int, float]:
@@ -125,36 +143,62 @@ class CompensatedSearch(Search):
         That is ``CUT (1 - exp(-D))``, D the divergence without any fit, roughly: it saturates, as outputs that
         are wrong cannot become wronger.
         """
-        cut = super().try_each(removed, tried, self.every)
+        cut = super().try_each(removed, tried, self.one_in(CUT_SHARE))
         return {k: fitted - CUT * math.expm1(-cut[k]) for k, fitted in tried.items()}
 
     def settle(self, k: int, removed: Collection[int]) -> None:
-        """Take in the fit of a block that goes."""
-        site, fit = self._site(k, removed), self.fits.get(k)
-        if site is not None and fit is not None:
-            site[1].take_in(fit)
+        """Take in the fits of a block that goes."""
+        for fitted in self.fits[k].values():
+            fitted.line.take_in(fitted.fit)
 
-    def _fit(
-        self, sites: Mapping[int, tuple[int, Line, int]], removed: Collection[int]
-    ) -> dict[int, Fit | None]:
-        """Return the fit of every candidate's line to the original's sums at its target."""
-        moments = {k: Moments.none(line) for k, (_, line, _) in sites.items()}
-        gone = {self._at[block] for block in removed}
-        for (index, some), targets in zip(self._some(self.every), self._targets, strict=True):
-            x = self._working.stem(self._inputs(self.images[index][some]))
-            for position in range(max((site[0] for site in sites.values()), default=-1) + 1):
-                for k, (start, line, target) in sites.items():
-                    if start == position:
-                        here, wanted = targets[target]
-                        h = line.before_convolution(x)
-                        left = line.remainder(at(line.finish(x, h), here), wanted)
-                        moments[k].add(windows(line, h, here), left)
-                x = self._pass(position, x, gone)
-        return {k: own.solve() for k, own in moments.items()}
+    def _fit(self, starts: Mapping[int, int], gone: Collection[int]) -> dict[int, dict[int, _Fitted]]:
+        """Return the fits of every candidate."""
+        states = [
+            self._working.stem(self._inputs(self.images[index][some]))
+            for index, some in self._some(self.fitted)
+        ]
+        fits = {}
+        for position in range(max(starts.values()) + 1):
+            for k in (k for k, start in starts.items() if start == position):
+                fits[k] = self._follow(states, position, {*gone, self._at[k]})
+            states = [self._pass(position, x, gone) for x in states]
+        return fits
 
-    def _pass(self, position: int, x: Tensor, gone: Collection[int]) -> Tensor:
-        """Apply a part, or its skip step where its branch is gone."""
+    def _follow(self, states: list[Tensor], start: int, gone: Collection[int]) -> dict[int, _Fitted]:
+        """Fit one part after another, each on what those before it give."""
+        parts, fits = self._working.parts, {}
+        for position in range(start, len(parts)):
+            bare = position in gone
+            if bare and parts[position].step_is_trivial:
+                continue
+            line = Line.of(parts[position], bare=bare)
+            if line.can_be_fitted and (position == start or line.unknowns <= LARGE):
+                target = position
+                while target + 1 in gone and parts[target + 1].step_is_trivial:
+                    target += 1
+                moments = Moments.none(line)
+                for x, targets in zip(states, self._targets, strict=True):
+                    here, wanted = targets[target]
+                    h = line.before_convolution(x)
+                    left = line.remainder(at(line.finish(x, h), here), wanted)
+                    moments.add(windows(line, h, here), left)
+                if (fit := moments.solve()) is not None:
+                    fits[position] = _Fitted(line, fit, line.changed(fit))
+            states = [self._pass(position, x, gone, fits) for x in states]
+        return fits
+
+    def _pass(
+        self,
+        position: int,
+        x: Tensor,
+        gone: Collection[int],
+        fits: Mapping[int, _Fitted] = MappingProxyType({}),
+    ) -> Tensor:
+        """Apply a part with its fit, or its skip step where its branch is gone."""
         part = self._working.parts[position]
+        if position in fits:
+            line = fits[position].changed
+            return line.activation(line.sum(x))
         if position not in gone:
             return part.module(x)
         return x if part.step_is_trivial else self._steps[position](x)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from resprune.families import Part
 from resprune.families.layers import leaves
@@ -134,13 +133,32 @@ class Line:
         """Return ``S(x) + L(x)``, which the activation has not seen yet."""
         return self.finish(x, self.before_convolution(x))
 
-    def corrected(self, x: Tensor, fit: Fit) -> Tensor:
-        """Return the sum with a fit that is not taken in."""
-        conv, h = self.convolution, self.before_convolution(x)
-        assert conv is not None
-        weight, bias = fit.weight.to(h), fit.bias.to(h)
-        added = F.conv2d(h, weight, bias, conv.stride, conv.padding, conv.dilation)
-        return self.finish(x, h) + added
+    @torch.no_grad()
+    def changed(self, fit: Fit) -> Self:
+        """Return the line as it is with a fit: one other convolution in the place of convolution and norm."""
+        old, norm = self.convolution, self.norm
+        assert old is not None
+        weight, bias = old.weight.double(), fit.bias.to(old.weight.device)
+        if old.bias is not None:
+            bias = bias + old.bias.double() if norm is None else bias
+        if norm is not None:
+            scale, shift = _affine(norm)
+            weight = weight * scale[:, None, None, None]
+            bias = bias + shift + (0 if old.bias is None else old.bias.double() * scale)
+        conv = nn.Conv2d(
+            old.in_channels,
+            old.out_channels,
+            old.kernel_size,  # pyright: ignore[reportArgumentType]
+            old.stride,  # pyright: ignore[reportArgumentType]
+            old.padding,  # pyright: ignore[reportArgumentType]
+            old.dilation,  # pyright: ignore[reportArgumentType]
+            device="meta",  # nothing is drawn for it
+        )
+        weight = (weight + fit.weight.to(weight.device)).to(old.weight)
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        conv.weight = nn.Parameter(weight, requires_grad=False)
+        conv.bias = nn.Parameter(bias.to(old.weight), requires_grad=False)
+        return replace(self, convolution=conv, norm=None)
 
     def remainder(self, own: Tensor, target: Tensor) -> Tensor:
         """Return what a sum lacks, of any shape, for the activation to give what it gives of the target.
@@ -172,10 +190,8 @@ class Line:
             if bias is not None:
                 bias += fit.bias.to(bias)
             return
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        shift = norm.bias.double() - norm.running_mean.double() * scale + fit.bias.to(weight.device)
+        scale, shift = _affine(norm)
+        shift = shift + fit.bias.to(weight.device)
         if bias is not None:
             shift = shift + bias.double() * scale
             bias.zero_()
@@ -184,11 +200,21 @@ class Line:
         keep = torch.where((size > 0) & (old > 0), old / size, 1.0)
         weight.copy_(wanted * keep[:, None, None, None])
         mean, variance = fit.outputs(weight)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance)
         deviation = (norm.running_var.double() + norm.eps).sqrt()
         norm.weight.copy_(deviation / keep)
         norm.bias.copy_(shift + norm.running_mean.double() / keep)
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return what a norm multiplies by, and what it then adds, (channels,), in double precision."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    return scale, norm.bias.double() - norm.running_mean.double() * scale
 
 
 def _fits(layer: nn.Module) -> bool:

@@ -20,7 +20,7 @@ from resprune.savings import savings
 SHARE = 4
 """Where a rough figure is enough, one image in so many is looked at."""
 FEWEST = 32
-"""But never fewer than these."""
+"""But no fewer than these."""
 BACKWARD = 2.0
 """What a backward pass costs, in forward passes."""
 
@@ -76,10 +76,17 @@ class Search:
 
         return halving(attempt, largest, "choose blocks")
 
+    def one_in(self, most: int, fewest: int = FEWEST) -> int:
+        """Return which share of the images to look at, at least the fewest: one in so many, a power of two.
+
+        So images at the first place of one share are at the last place of no other.
+        """
+        return 1 << max(0, min(most, self._samples // fewest).bit_length() - 1)
+
     @property
     def every(self) -> int:
         """One image in so many gives a rough figure."""
-        return max(1, min(SHARE, self._samples // FEWEST))
+        return self.one_in(SHARE)
 
     def _some(self, every: int, first: int = 0) -> Iterator[tuple[int, slice]]:
         """Yield batches that have some of one image in `every`: their number, and where those images are."""
@@ -204,7 +211,7 @@ class Search:
         sums = dict.fromkeys(sorted(candidates), 0.0)
         behind = {k: range(k + 1, self.chain.depth) for k in sums}
         seen = 0
-        for index, some in self._some(every):
+        for index, some in self._some(every, every - 1):
             images, original = self.images[index][some], self._original[0][index][some]
             seen += len(images)
             x = self.chain.stem(self._inputs(images))

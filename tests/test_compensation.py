@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ def test_layers_that_took_a_fit_in_give_its_sum(light: ResidualChain) -> None:
             target = target + torch.roll(target, 1, 1)
             fit = refit.fit(line, [x], [target])
             assert fit is not None
-            wanted, size = line.corrected(x, fit), conv.weight.flatten(1).norm(dim=1)
+            wanted, size = line.changed(fit).sum(x), conv.weight.flatten(1).norm(dim=1)
             line.take_in(fit)
             tolerance = 1e-4 * float(wanted.abs().max())
             torch.testing.assert_close(line.sum(x), wanted, rtol=1e-4, atol=tolerance)
@@ -294,33 +295,28 @@ def test_images_are_as_many_as_memory_allows(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def one_by_one(chain: ResidualChain, images: Tensor, removed: list[int]) -> float:
-    """Remove blocks in turn, each time fitting the part before the block alone; return the divergence."""
-    working = chain.duplicate()
-    positions = {part.path: i for i, part in enumerate(chain.parts)}
-    for turn, k in enumerate(removed):
-        gone = {positions[chain.blocks[own].path] for own in removed[:turn]}
-        whole = positions[chain.blocks[k].path]
-        target = whole
-        while target + 1 in gone and chain.parts[target + 1].step_is_trivial:
-            target += 1
-        site, bare = whole, not chain.parts[whole].step_is_trivial
-        while not bare:
-            site -= 1
-            if site < 0 or site not in gone:
-                break
-            bare = not chain.parts[site].step_is_trivial
-        line = None if site < 0 else Line.of(working.parts[site], bare=bare)
-        if line is not None and line.can_be_fitted:
-            with torch.inference_mode():
-                x, wanted = working.stem(images), chain.stem(images)
-                for i in range(site):
-                    part = working.parts[i]
-                    x = part.module(x) if i not in gone else part.step()(x)
-                for part in chain.parts[:target]:
-                    wanted = part.module(wanted)
-                fit = refit.fit(line, [x], [Line.of(chain.parts[target]).sum(wanted)])
-            if fit is not None:
-                line.take_in(fit)
+    """Remove blocks in turn, fitting the part before each and all behind it; return the divergence."""
+    working, parts = chain.duplicate(), chain.parts
+    positions = {part.path: i for i, part in enumerate(parts)}
+    gone: set[int] = set()
+    for own in (positions[chain.blocks[k].path] for k in removed):
+        gone.add(own)
+        left = [i for i in range(len(parts)) if i not in gone or not parts[i].step_is_trivial]
+        lines = {i: Line.of(working.parts[i], bare=i in gone) for i in left}
+        before = [i for i in left if i <= own]
+        first = before[-1] if before and lines[before[-1]].can_be_fitted else own
+        with torch.inference_mode():
+            x, states = working.stem(images), [chain.stem(images)]
+            for part in parts:
+                states.append(part.module(states[-1]))
+            for position, i in enumerate(left):
+                stands_for = left[position + 1] - 1 if i != left[-1] else len(parts) - 1
+                if i >= first and lines[i].can_be_fitted:
+                    target = Line.of(parts[stands_for]).sum(states[stands_for])
+                    fit = refit.fit(lines[i], [x], [target])
+                    if fit is not None:
+                        lines[i].take_in(fit)
+                x = working.parts[i].step()(x) if i in gone else working.parts[i].module(x)
     cut = remove_blocks(working, removing(chain, *sorted(removed)))
     return divergence(chain, cut, [(images, None)])
 
@@ -372,10 +368,42 @@ def test_a_network_that_is_wrecked_weighs_no_more(monkeypatch: pytest.MonkeyPatc
 def test_a_compensated_search_leaves_the_chain_alone_and_counts_its_passes() -> None:
     chain = make_chain(ARCHITECTURES["cifar option A"])
     before = {name: tensor.clone() for name, tensor in chain.network.state_dict().items()}
-    images = list(make_images(chain, 32).split(16))
+    images = list(make_images(chain, 256)[:, :, ::4, ::4].split(60))
     spent: list[float] = []
     order_removals(chain, images, count=3, compensated=True, on_pass=spent.append)
     assert all(torch.equal(tensor, before[name]) for name, tensor in chain.network.state_dict().items())
     plain, careful = Search(chain, images, 0, spent.append), CompensatedSearch(chain, images, 0, spent.append)
-    assert careful.trial_cost((), [5]) > plain.trial_cost((), [5])
-    assert sum(spent) < 20
+    spent.clear()
+    careful.weigh((), careful.try_each((), [5]))
+    assert sum(spent[-2:]) == pytest.approx(careful.trial_cost((), [5]), rel=0.1)
+    assert careful.trial_cost((), [5]) > plain.trial_cost((), [5]) / 2
+
+
+def test_images_that_judge_a_fit_are_others_than_those_of_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    images = make_images(chain, 256)[:, :, ::4, ::4]
+    seen: dict[str, list[Tensor]] = {"fits": [], "judged": []}
+    fit, inputs, judging = CompensatedSearch._fit, CompensatedSearch._inputs, False
+
+    def fitting(self: CompensatedSearch, *given: Any) -> Any:
+        nonlocal judging
+        judging = False
+        try:
+            return fit(self, *given)
+        finally:
+            judging = True
+
+    def listening(self: CompensatedSearch, batch: Tensor) -> Tensor:
+        seen["judged" if judging else "fits"].extend(batch)
+        return inputs(self, batch)
+
+    search = CompensatedSearch(chain, images.split(60), 0, lambda passes: None)
+    assert (search.fitted, search.every) == (4, 4)
+    search.try_each((), [5])  # the original's outputs are known then
+    monkeypatch.setattr(CompensatedSearch, "_fit", fitting)
+    monkeypatch.setattr(CompensatedSearch, "_inputs", listening)
+    for every, judges in ((1, 128), (4, 64)):
+        seen["fits"], seen["judged"] = [], []
+        search.try_each((), [5], every)
+        assert [len(seen["fits"]), len(seen["judged"])] == [64, judges]
+        assert not any(torch.equal(one, other) for one in seen["fits"] for other in seen["judged"])

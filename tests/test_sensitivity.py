@@ -22,7 +22,12 @@ from resprune.surgery import remove_blocks, skip_blocks
 Rank = Literal["trials", "gates"]
 
 
-DEEP = Architecture("cifar-resnet", "resnet56", ("b" * 9,) * 3, ARCHITECTURES["cifar option A"].options)
+DEEP = Architecture(
+    "cifar-resnet",
+    "resnet56",
+    ("b" * 9,) * 3,
+    {**ARCHITECTURES["cifar option A"].options, "stem": 4, "widths": [4, 8, 16]},
+)
 
 
 @pytest.fixture
@@ -213,7 +218,7 @@ def test_passes_are_within_the_budget(rank: Rank, effort: float, compensated: bo
     chain = make_chain(DEEP)
     for seed in range(2):
         passes: list[float] = []
-        images = make_images(chain, SHARE * FEWEST, seed)[:, :, ::4, ::4]
+        images = make_images(chain, 512, seed)[:, :, ::4, ::4]
         own = {"effort": effort, "rank": rank, "compensated": compensated, "seed": seed}
         order_removals(chain, [images], count=9, on_pass=passes.append, **own)
         assert 10 < sum(passes) <= 40
@@ -226,11 +231,12 @@ def test_a_rough_figure_is_that_of_every_fourth_image(small: ResidualChain) -> N
     assert search.every == SHARE
     rough, whole = search.try_each((3,), [0, 5], search.every), search.try_each((3,), [0, 5])
     for k in (0, 5):
-        assert rough[k] == pytest.approx(divergence(small, images[::SHARE], (3, k)), rel=1e-4)
+        assert rough[k] == pytest.approx(divergence(small, images[SHARE - 1 :: SHARE], (3, k)), rel=1e-4)
         assert whole[k] == pytest.approx(divergence(small, images, (3, k)), rel=1e-4)
     assert passes[1] == pytest.approx(passes[2] / SHARE)
     assert Search(small, [images[: 3 * FEWEST - 1]], 0, passes.append).every == 2
     assert Search(small, [images[:1]], 0, passes.append).every == 1
+    assert [search.one_in(most, 10) for most in (1, 3, 8, 100)] == [1, 2, 8, 8]
 
 
 def test_what_looked_best_on_some_images_is_tried_on_all(
