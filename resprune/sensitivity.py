@@ -94,8 +94,8 @@ def removals(
         images: Batches (n, c, h, w), preprocessed.
         method: Which blocks may go next: ``surgical`` all, ``stagewise`` the last that is left of every stage,
             ``tail`` the last of the network.
-        compensated: Judge a removal after the part before it was fitted to make up for it; see
-            `resprune.compensation`. Better where the pruned network is compensated too.
+        compensated: Judge a removal after the part before it, and all behind it, were fitted to make up for it;
+            see `resprune.compensation`. Better where the pruned network is compensated too.
         price: What each block's removal is worth, positive, any unit: the divergence that a removal adds is
             then compared per unit. By default the divergence alone decides.
         effort: What every step may spend on trying blocks, in forward passes, besides what steps before it left

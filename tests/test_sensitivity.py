@@ -260,6 +260,17 @@ def test_what_looked_best_on_some_images_is_tried_on_all(
         assert removal.divergence == pytest.approx(divergence(small, images, gone), rel=1e-4)
 
 
+def test_what_a_step_leaves_over_is_spent_by_later_ones(small: ResidualChain) -> None:
+    passes: list[float] = []
+    images = make_images(small, SHARE * FEWEST)[:, :, ::2, ::2]
+    effort = 1.7
+    order_removals(small, [images], count=5, effort=effort, on_pass=passes.append)
+    steps = passes[2:]  # behind the original's outputs and the first look
+    assert len(steps) == 5
+    assert max(steps) > effort
+    assert all(sum(steps[:turn]) <= turn * effort for turn in range(1, 6))
+
+
 def test_greedy_costs_what_its_suffixes_cost(small: ResidualChain) -> None:
     passes: list[float] = []
     order_removals(small, [make_images(small, 2)], count=1, effort=None, on_pass=passes.append)
