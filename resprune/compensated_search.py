@@ -11,9 +11,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from resprune.chain import ResidualChain
 from resprune.compensation import LARGE
-from resprune.lines import Fit, Line
+from resprune.lines import Line
 from resprune.refit import Moments, at, some_pixels, windows
 from resprune.search import SHARE, Search, lost_in
 
@@ -27,15 +26,6 @@ CUT_SHARE = 8
 """That is measured on one image in so many."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Fitted:
-    """A line of the network, a fit, and the line as it is with the fit."""
-
-    line: Line
-    fit: Fit
-    changed: Line
-
-
 @dataclass
 class CompensatedSearch(Search):
     """A search in which every removal is compensated as `resprune.compensation` does, before it is judged.
@@ -44,19 +34,15 @@ class CompensatedSearch(Search):
     pixels of some images; others judge it. Convolutions inside a branch are left as they are.
     """
 
-    fits: dict[int, dict[int, _Fitted]] = field(default_factory=dict)
-    """Of every block that was tried last, for every position in the network: the line that was fitted there."""
+    fits: dict[int, dict[int, Line]] = field(default_factory=dict)
+    """Of every block that was tried last: lines with their fits, by their position in the network."""
+    settled: dict[tuple[int, bool], Line] = field(default_factory=dict)
+    """The same of all blocks that went; and whether it is a step whose branch is gone."""
 
     @property
     def fitted(self) -> int:
         """One image in so many is fitted on."""
         return self.one_in(SHARE, FEWEST_FITTED)
-
-    @cached_property
-    def _working(self) -> ResidualChain:
-        """The whole chain, whose parts take in the fits of removals that are settled."""
-        with torch.inference_mode(mode=False):  # parameters that are to change later
-            return self.chain.duplicate()
 
     @cached_property
     def _at(self) -> dict[int, int]:
@@ -90,7 +76,7 @@ class CompensatedSearch(Search):
         That is the part before the block, or the block's own where its step remains, or where nothing that can
         be fitted is before it.
         """
-        parts, own = self._working.parts, self._at[k]
+        parts, own = self.chain.parts, self._at[k]
         for position in range(own, -1, -1):
             bare = position == own or position in gone
             if not (bare and parts[position].step_is_trivial):
@@ -125,13 +111,13 @@ class CompensatedSearch(Search):
         for index, some in self._some(every, every - 1):
             images, original = self.images[index][some], self._original[0][index][some]
             seen += len(images)
-            x = self._working.stem(self._inputs(images))
+            x = self.chain.stem(self._inputs(images))
             for position in range(last + 1):
                 for k in (k for k, start in starts.items() if start == position):
                     state = x
-                    for later in range(position, len(self._working.parts)):
+                    for later in range(position, len(self.chain.parts)):
                         state = self._pass(later, state, gone | {self._at[k]}, self.fits[k])
-                    sums[k] += lost_in(original, self._working.head(state))
+                    sums[k] += lost_in(original, self.chain.head(state))
                 x = self._pass(position, x, gone)
         cost = self._fits_cost(removed, candidates)
         self.on_pass(cost + self._plain_cost(removed, candidates) * seen / self._samples)
@@ -147,15 +133,14 @@ class CompensatedSearch(Search):
         return {k: fitted - CUT * math.expm1(-cut[k]) for k, fitted in tried.items()}
 
     def settle(self, k: int, removed: Collection[int]) -> None:
-        """Take in the fits of a block that goes."""
-        for fitted in self.fits[k].values():
-            fitted.line.take_in(fitted.fit)
+        """Keep the fits of a block that goes."""
+        gone = {self._at[block] for block in (*removed, k)}
+        self.settled |= {(position, position in gone): line for position, line in self.fits[k].items()}
 
-    def _fit(self, starts: Mapping[int, int], gone: Collection[int]) -> dict[int, dict[int, _Fitted]]:
+    def _fit(self, starts: Mapping[int, int], gone: Collection[int]) -> dict[int, dict[int, Line]]:
         """Return the fits of every candidate."""
         states = [
-            self._working.stem(self._inputs(self.images[index][some]))
-            for index, some in self._some(self.fitted)
+            self.chain.stem(self._inputs(self.images[index][some])) for index, some in self._some(self.fitted)
         ]
         fits = {}
         for position in range(max(starts.values()) + 1):
@@ -164,14 +149,14 @@ class CompensatedSearch(Search):
             states = [self._pass(position, x, gone) for x in states]
         return fits
 
-    def _follow(self, states: list[Tensor], start: int, gone: Collection[int]) -> dict[int, _Fitted]:
+    def _follow(self, states: list[Tensor], start: int, gone: Collection[int]) -> dict[int, Line]:
         """Fit one part after another, each on what those before it give."""
-        parts, fits = self._working.parts, {}
+        parts, fits = self.chain.parts, {}
         for position in range(start, len(parts)):
             bare = position in gone
             if bare and parts[position].step_is_trivial:
                 continue
-            line = Line.of(parts[position], bare=bare)
+            line = self.settled.get((position, bare)) or Line.of(parts[position], bare=bare)
             if line.can_be_fitted and (position == start or line.unknowns <= LARGE):
                 target = position
                 while target + 1 in gone and parts[target + 1].step_is_trivial:
@@ -183,7 +168,7 @@ class CompensatedSearch(Search):
                     left = line.remainder(at(line.finish(x, h), here), wanted)
                     moments.add(windows(line, h, here), left)
                 if (fit := moments.solve()) is not None:
-                    fits[position] = _Fitted(line, fit, line.changed(fit))
+                    fits[position] = line.changed(fit)
             states = [self._pass(position, x, gone, fits) for x in states]
         return fits
 
@@ -192,12 +177,12 @@ class CompensatedSearch(Search):
         position: int,
         x: Tensor,
         gone: Collection[int],
-        fits: Mapping[int, _Fitted] = MappingProxyType({}),
+        fits: Mapping[int, Line] = MappingProxyType({}),
     ) -> Tensor:
         """Apply a part with its fit, or its skip step where its branch is gone."""
-        part = self._working.parts[position]
-        if position in fits:
-            line = fits[position].changed
+        part = self.chain.parts[position]
+        line = fits.get(position) or self.settled.get((position, position in gone))
+        if line is not None:
             return line.activation(line.sum(x))
         if position not in gone:
             return part.module(x)
@@ -205,5 +190,5 @@ class CompensatedSearch(Search):
 
     @cached_property
     def _steps(self) -> dict[int, nn.Module]:
-        parts = enumerate(self._working.parts)
+        parts = enumerate(self.chain.parts)
         return {i: part.step() for i, part in parts if part.branch is not None and not part.step_is_trivial}

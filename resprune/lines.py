@@ -157,7 +157,7 @@ class Line:
         weight = (weight + fit.weight.to(weight.device)).to(old.weight)
         weight = weight.contiguous(memory_format=torch.channels_last)
         conv.weight = nn.Parameter(weight, requires_grad=False)
-        conv.bias = nn.Parameter(bias.to(old.weight), requires_grad=False)
+        conv.bias = nn.Parameter(bias.to(old.weight), requires_grad=False) if self.has_bias else None
         return replace(self, convolution=conv, norm=None)
 
     def remainder(self, own: Tensor, target: Tensor) -> Tensor:

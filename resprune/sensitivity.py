@@ -34,8 +34,8 @@ from resprune.search import OnPass, Search
 
 EFFORT = 2.8
 """What a step spends on trying blocks, by default, in forward passes: 9 of 27 like blocks then cost at most
-1 + 15/4 + 9 * 2.8 = 30 passes, and ten more where they are compensated: of 512 images. Of fewer larger shares are
-looked at."""
+1 + 15/4 + 9 * 2.8 = 30 passes of 512 images, and ten more where they are compensated. Of fewer images larger
+shares are looked at."""
 Until = Callable[[tuple[Removal, ...]], bool]
 """Given the removals so far: whether they are enough."""
 
