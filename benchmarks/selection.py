@@ -27,10 +27,10 @@ from resprune.sensitivity import order_removals
 
 NETWORKS = {"resnet20-cifar10.th": 3, "resnet32-cifar10.th": 5, "demo": 10}
 RULES: dict[str, dict[str, Any]] = {
-    "greedy": {"effort": None},
+    "greedy": {"effort": math.inf},
     "trials": {},
     "gates": {"rank": "gates", "effort": 2.5},
-    "greedy, compensated": {"compensated": True, "effort": None},
+    "greedy, compensated": {"compensated": True, "effort": math.inf},
     "trials, compensated": {"compensated": True},
 }
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -51,6 +51,9 @@ class Search:
     seed: int
     on_pass: OnPass
     estimates: int = 0
+    effort: ClassVar[float] = 3.9
+    """What a step may spend on trials, by default, in forward passes: 9 of 27 like blocks then cost at most
+    1 + 15/4 + 9 * 3.9 = 39.9 passes."""
 
     @cached_property
     def _generator(self) -> torch.Generator:

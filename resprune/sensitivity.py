@@ -32,10 +32,6 @@ from resprune.records import Method, Removal
 from resprune.savings import savings
 from resprune.search import OnPass, Search
 
-EFFORT = 2.8
-"""What a step spends on trying blocks, by default, in forward passes: 9 of 27 like blocks then cost at most
-1 + 15/4 + 9 * 2.8 = 30 passes of 512 images, and ten more where they are compensated. Of fewer images larger
-shares are looked at."""
 Until = Callable[[tuple[Removal, ...]], bool]
 """Given the removals so far: whether they are enough."""
 
@@ -79,7 +75,7 @@ def removals(
     method: Method = "surgical",
     compensated: bool = False,
     price: Sequence[float] | None = None,
-    effort: float | None = EFFORT,
+    effort: float | None = None,
     rank: Literal["trials", "gates"] = "trials",
     seed: int = 0,
     on_pass: OnPass | None = None,
@@ -99,7 +95,8 @@ def removals(
         price: What each block's removal is worth, positive, any unit: the divergence that a removal adds is
             then compared per unit. By default the divergence alone decides.
         effort: What every step may spend on trying blocks, in forward passes, besides what steps before it left
-            over; one is tried in any case. None for all blocks, which is greedy backward elimination.
+            over; one is tried in any case. By default `Search.effort`; infinite for all blocks, which is greedy
+            backward elimination.
         rank: What they are ranked by, see above; ``gates`` choose less well.
         seed: Of the random vectors for gates, and of the pixels that fits look at.
         on_pass: Told what was computed.
@@ -118,6 +115,7 @@ def removals(
     worth = [float(p) for p in (savings(chain) if price is None else price)]
     kind = CompensatedSearch if compensated else Search
     search = kind(chain, images, seed, on_pass or (lambda passes: None))
+    effort = search.effort if effort is None else effort
     guess: dict[int, float] = {}  # what removing block k adds to what decides, as far as is known
     removed: frozenset[int] = frozenset()
     now = divergence = unspent = 0.0
@@ -137,7 +135,7 @@ def removals(
         if free:
             best = free[0]
         else:
-            if effort is not None and search.trial_cost(removed, left) > effort:
+            if search.trial_cost(removed, left) > effort:
                 if rank == "gates":
                     fresh = search.fitting(partial(search.estimate, removed, left))
                     guess |= {k: (fresh[k] + guess.get(k, fresh[k])) / 2 for k in left}

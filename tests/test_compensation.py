@@ -329,7 +329,7 @@ def test_a_compensated_search_does_what_its_words_say(name: str, monkeypatch: py
     monkeypatch.setattr(refit, "ROWS", 10**6)
     chain = make_chain(ARCHITECTURES[name])
     images = make_images(chain, 30, seed=6)
-    found = order_removals(chain, [images], count=3, compensated=True, effort=None)
+    found = order_removals(chain, [images], count=3, compensated=True, effort=math.inf)
     removed = [removal.index for removal in found]
     for turn, removal in enumerate(found, start=1):
         assert removal.divergence == pytest.approx(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import pytest
@@ -15,7 +16,7 @@ from resprune.errors import ArchitectureError, DataError, UsageError
 from resprune.records import Architecture, Method, PrunePlan, Removal
 from resprune.savings import savings
 from resprune.search import FEWEST, SHARE, Search, gated
-from resprune.sensitivity import EFFORT, order_removals
+from resprune.sensitivity import order_removals
 from resprune.stage_cost import vanishing_group
 from resprune.surgery import remove_blocks, skip_blocks
 
@@ -99,11 +100,11 @@ def test_savings_are_the_difference_of_the_networks(chain: ResidualChain) -> Non
 @pytest.mark.parametrize("rank", ["trials", "gates"])
 def test_with_all_blocks_tried_it_is_greedy_elimination(small: ResidualChain, rank: Rank) -> None:
     images = make_images(small, 6)
-    for effort in (None, 99.0):
+    for effort in (math.inf, 99.0):
         order = order_removals(small, [images], effort=effort, rank=rank)
         assert [r.index for r in order] == greedy(small, images, small.depth)
     price = [1.0, 7.0, 2.0, 5.0, 3.0, 1.0, 4.0]
-    order = order_removals(small, [images], count=4, price=price, effort=None)
+    order = order_removals(small, [images], count=4, price=price, effort=math.inf)
     assert [r.index for r in order] == greedy(small, images, 4, price)
     assert [r.price for r in order] == [price[r.index] for r in order]
 
@@ -212,9 +213,9 @@ def test_it_stops_when_told(small: ResidualChain) -> None:
 
 @pytest.mark.parametrize(
     ("rank", "effort", "compensated"),
-    [("trials", EFFORT, False), ("trials", EFFORT, True), ("gates", 2.5, False)],
+    [("trials", None, False), ("trials", None, True), ("gates", 2.5, False)],
 )
-def test_passes_are_within_the_budget(rank: Rank, effort: float, compensated: bool) -> None:
+def test_passes_are_within_the_budget(rank: Rank, effort: float | None, compensated: bool) -> None:
     chain = make_chain(DEEP)
     for seed in range(2):
         passes: list[float] = []
@@ -273,7 +274,7 @@ def test_what_a_step_leaves_over_is_spent_by_later_ones(small: ResidualChain) ->
 
 def test_greedy_costs_what_its_suffixes_cost(small: ResidualChain) -> None:
     passes: list[float] = []
-    order_removals(small, [make_images(small, 2)], count=1, effort=None, on_pass=passes.append)
+    order_removals(small, [make_images(small, 2)], count=1, effort=math.inf, on_pass=passes.append)
     total, whole, saved = small.summary.macs, [macs for macs, _ in small.costs], savings(small)
     suffixes = sum(whole[k] - saved[k] + sum(whole[k + 1 :]) for k in range(small.depth))
     way = total - whole[-1]
