@@ -1,0 +1,136 @@
+"""The search for blocks that fits while it tries, against a plain loop."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from conftest import ARCHITECTURES, make_chain, make_images
+from test_surgery import removing
+from torch import Tensor
+
+from resprune import refit
+from resprune.chain import ResidualChain
+from resprune.compensated_search import CompensatedSearch
+from resprune.divergence import divergence
+from resprune.lines import Line
+from resprune.search import Search
+from resprune.sensitivity import order_removals
+from resprune.surgery import remove_blocks
+
+
+def one_by_one(chain: ResidualChain, images: Tensor, removed: list[int]) -> float:
+    """Remove blocks in turn, fitting the part before each and all behind it; return the divergence."""
+    working, parts = chain.duplicate(), chain.parts
+    positions = {part.path: i for i, part in enumerate(parts)}
+    gone: set[int] = set()
+    for own in (positions[chain.blocks[k].path] for k in removed):
+        gone.add(own)
+        left = [i for i in range(len(parts)) if i not in gone or not parts[i].step_is_trivial]
+        lines = {i: Line.of(working.parts[i], bare=i in gone) for i in left}
+        before = [i for i in left if i <= own]
+        first = before[-1] if before and lines[before[-1]].can_be_fitted else own
+        with torch.inference_mode():
+            x, states = working.stem(images), [chain.stem(images)]
+            for part in parts:
+                states.append(part.module(states[-1]))
+            for position, i in enumerate(left):
+                stands_for = left[position + 1] - 1 if i != left[-1] else len(parts) - 1
+                if i >= first and lines[i].can_be_fitted:
+                    target = Line.of(parts[stands_for]).sum(states[stands_for])
+                    fit = refit.fit(lines[i], [x], [target])
+                    if fit is not None:
+                        lines[i].take_in(fit)
+                x = working.parts[i].step()(x) if i in gone else working.parts[i].module(x)
+    cut = remove_blocks(working, removing(chain, *sorted(removed)))
+    return divergence(chain, cut, [(images, None)])
+
+
+@pytest.mark.parametrize(
+    "name", ["cifar option A", "torchvision bottleneck", "preact standard", "cifar option B"]
+)
+def test_a_compensated_search_does_what_its_words_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resprune.compensated_search.TRIAL_ROWS", 10**6)  # all pixels, as the oracle looks at
+    monkeypatch.setattr(refit, "ROWS", 10**6)
+    chain = make_chain(ARCHITECTURES[name])
+    images = make_images(chain, 30, seed=6)
+    found = order_removals(chain, [images], count=3, compensated=True, effort=math.inf)
+    removed = [removal.index for removal in found]
+    for turn, removal in enumerate(found, start=1):
+        assert removal.divergence == pytest.approx(
+            one_by_one(chain, images, removed[:turn]), rel=2e-2, abs=1e-6
+        )
+
+    def decides(k: int) -> float:
+        cut = remove_blocks(chain, removing(chain, k))
+        return one_by_one(chain, images, [k]) + 0.05 * (1 - math.exp(-divergence(chain, cut, [(images, None)])))
+
+    assert decides(removed[0]) <= min(map(decides, range(chain.depth))) * 1.02 + 1e-6
+
+
+def test_of_removals_that_fits_make_up_for_alike_the_lesser_goes() -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    images = [make_images(chain, 8)]
+    plain = Search(chain, images, 0, lambda passes: None).try_each((), range(chain.depth))
+    careful = CompensatedSearch(chain, images, 0, lambda passes: None)
+    weighed = careful.weigh((), dict.fromkeys(plain, 0.1))
+    assert min(plain, key=plain.__getitem__) == min(weighed, key=weighed.__getitem__)
+    assert all(0.1 < value < 0.15 for value in weighed.values())
+    one, other = sorted(plain, key=plain.__getitem__)[:2]
+    assert careful.weigh((), {one: 0.2, other: 0.1})[one] > 0.2  # a fit that is far better decides
+    assert max(careful.weigh((), {other: 0.1}).values()) < 0.2
+
+
+def test_a_network_that_is_wrecked_weighs_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Search, "try_each", lambda *given: {0: 5.0, 1: math.inf})
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    careful = CompensatedSearch(chain, [make_images(chain, 8)], 0, lambda passes: None)
+    weighed = careful.weigh((), {0: 0.1, 1: 0.1})
+    assert weighed[1] == pytest.approx(0.15)
+    assert weighed[0] == pytest.approx(0.15, abs=1e-3)
+
+
+def test_a_compensated_search_leaves_the_chain_alone_and_counts_its_passes() -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    before = {name: tensor.clone() for name, tensor in chain.network.state_dict().items()}
+    images = list(make_images(chain, 256)[:, :, ::4, ::4].split(60))
+    spent: list[float] = []
+    order_removals(chain, images, count=3, compensated=True, on_pass=spent.append)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in chain.network.state_dict().items())
+    plain, careful = Search(chain, images, 0, spent.append), CompensatedSearch(chain, images, 0, spent.append)
+    spent.clear()
+    careful.weigh((), careful.try_each((), [5]))
+    assert sum(spent[-2:]) == pytest.approx(careful.trial_cost((), [5]), rel=0.1)
+    assert careful.trial_cost((), [5]) > plain.trial_cost((), [5]) / 2
+
+
+def test_images_that_judge_a_fit_are_others_than_those_of_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    images = make_images(chain, 256)[:, :, ::4, ::4]
+    seen: dict[str, list[Tensor]] = {"fits": [], "judged": []}
+    fit, inputs, judging = CompensatedSearch._fit, CompensatedSearch._inputs, False
+
+    def fitting(self: CompensatedSearch, *given: Any) -> Any:
+        nonlocal judging
+        judging = False
+        try:
+            return fit(self, *given)
+        finally:
+            judging = True
+
+    def listening(self: CompensatedSearch, batch: Tensor) -> Tensor:
+        seen["judged" if judging else "fits"].extend(batch)
+        return inputs(self, batch)
+
+    search = CompensatedSearch(chain, images.split(60), 0, lambda passes: None)
+    assert (search.fitted, search.every) == (4, 4)
+    search.try_each((), [5])  # the original's outputs are known then
+    monkeypatch.setattr(CompensatedSearch, "_fit", fitting)
+    monkeypatch.setattr(CompensatedSearch, "_inputs", listening)
+    for every, judges in ((1, 128), (4, 64)):
+        seen["fits"], seen["judged"] = [], []
+        search.try_each((), [5], every)
+        assert [len(seen["fits"]), len(seen["judged"])] == [64, judges]
+        assert not any(torch.equal(one, other) for one in seen["fits"] for other in seen["judged"])
