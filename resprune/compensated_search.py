@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resprune.compensation import LARGE
 from resprune.lines import Line
-from resprune.refit import Moments, at, some_pixels, windows
+from resprune.refit import Moments, at, some_pixels
 from resprune.search import SHARE, Search, lost_in
 
 TRIAL_ROWS = 16
@@ -166,10 +166,7 @@ class CompensatedSearch(Search):
                     target += 1
                 moments = Moments.none(line)
                 for x, targets in zip(states, self._targets, strict=True):
-                    here, wanted = targets[target]
-                    h = line.before_convolution(x)
-                    left = line.remainder(at(line.finish(x, h), here), wanted)
-                    moments.add(windows(line, h, here), left)
+                    moments.look(line, x, *targets[target])
                 if (fit := moments.solve()) is not None:
                     fits[position] = line.changed(fit)
             states = [self._pass(position, x, gone, fits) for x in states]

@@ -139,12 +139,9 @@ class Line:
         old, norm = self.convolution, self.norm
         assert old is not None
         weight, bias = old.weight.double(), fit.bias.to(old.weight.device)
-        if old.bias is not None:
-            bias = bias + old.bias.double() if norm is None else bias
-        if norm is not None:
-            scale, shift = _affine(norm)
-            weight = weight * scale[:, None, None, None]
-            bias = bias + shift + (0 if old.bias is None else old.bias.double() * scale)
+        scale, shift = (torch.ones_like(bias), 0.0) if norm is None else _affine(norm)
+        weight = weight * scale[:, None, None, None] + fit.weight.to(weight.device)
+        bias = bias + shift + (0.0 if old.bias is None else old.bias.double() * scale)
         conv = nn.Conv2d(
             old.in_channels,
             old.out_channels,
@@ -154,8 +151,7 @@ class Line:
             old.dilation,  # pyright: ignore[reportArgumentType]
             device="meta",  # nothing is drawn for it
         )
-        weight = (weight + fit.weight.to(weight.device)).to(old.weight)
-        weight = weight.contiguous(memory_format=torch.channels_last)
+        weight = weight.to(old.weight).contiguous(memory_format=torch.channels_last)
         conv.weight = nn.Parameter(weight, requires_grad=False)
         conv.bias = nn.Parameter(bias.to(old.weight), requires_grad=False) if self.has_bias else None
         return replace(self, convolution=conv, norm=None)

@@ -40,9 +40,8 @@ def fit(
     moments = Moments.none(line)
     count = -(-(rows or ROWS) * line.unknowns // sum(map(len, states)))
     for index, (x, t) in enumerate(zip(states, targets, strict=True)):
-        h = line.before_convolution(x)
         here = some_pixels(t, count, seed + index)
-        moments.add(windows(line, h, here), line.remainder(at(line.finish(x, h), here), at(t, here)))
+        moments.look(line, x, here, at(t, here))
     return moments.solve()
 
 
@@ -99,6 +98,11 @@ class Moments:
             return [torch.zeros(s, dtype=torch.float64) for s in ((size, size), (size, out), (), ())]
 
         return cls(shape, line.has_bias, (zeros(), zeros()))
+
+    def look(self, line: Line, x: Tensor, pixels: Tensor, wanted: Tensor) -> None:
+        """Add what a line sees of its input x (n, c, h, w), and what its sum lacks of the wanted (n, p, out)."""
+        h = line.before_convolution(x)
+        self.add(windows(line, h, pixels), line.remainder(at(line.finish(x, h), pixels), wanted))
 
     def add(self, seen: Tensor, left: Tensor) -> None:
         """Add windows (n, p, in * height * width) and what is left there of the targets (n, p, out)."""

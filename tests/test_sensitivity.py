@@ -23,12 +23,8 @@ from resprune.surgery import remove_blocks, skip_blocks
 Rank = Literal["trials", "gates"]
 
 
-DEEP = Architecture(
-    "cifar-resnet",
-    "resnet56",
-    ("b" * 9,) * 3,
-    {**ARCHITECTURES["cifar option A"].options, "stem": 4, "widths": [4, 8, 16]},
-)
+NARROW = {**ARCHITECTURES["cifar option A"].options, "stem": 4, "widths": [4, 8, 16]}
+DEEP = Architecture("cifar-resnet", "resnet56", ("b" * 9,) * 3, NARROW)
 
 
 @pytest.fixture
