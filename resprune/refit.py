@@ -100,7 +100,7 @@ class Moments:
         return cls(shape, line.has_bias, (zeros(), zeros()))
 
     def look(self, line: Line, x: Tensor, pixels: Tensor, wanted: Tensor) -> None:
-        """Add what a line sees of its input x (n, c, h, w), and what its sum lacks of the wanted (n, p, out)."""
+        """Add what a line sees of its input x (n, c, h, w), and what its sum lacks of that wanted (n, p, c)."""
         h = line.before_convolution(x)
         self.add(windows(line, h, pixels), line.remainder(at(line.finish(x, h), pixels), wanted))
 
