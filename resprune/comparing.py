@@ -17,6 +17,7 @@ from torch import Tensor
 
 from resprune import agreement, latency, matching, pipeline
 from resprune.chain import ResidualChain, seeded_images
+from resprune.checks import full_float32
 from resprune.data import TEST_FIRST, Batches, open_data
 from resprune.errors import UsageError
 from resprune.memory import pass_over
@@ -126,6 +127,7 @@ def bench(
     return BenchOutcome(timings[0], timings[1], measured[0].ratio_to(measured[1]), shape, channels_last)
 
 
+@full_float32()
 def compare(
     first: Network,
     second: Network,

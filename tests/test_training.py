@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -291,6 +293,23 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder: Path) -> None:
     once = replace(RECIPE, rate=1e20, epochs=1, batch_size=48)  # the loss was finite, the network is not
     with pytest.raises(TrainingError, match="the network's output is not finite at step 1 of 1; lower --rate"):
         train(tiny_chain(), opened(folder), once)
+
+
+def test_no_state_is_written_whose_weights_are_not_finite(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_loop, "SAVE_EVERY", 0.0)
+    states: list[int] = []
+    listener = Listener(on_state=lambda state: states.append(state["step"]))
+
+    def spoil(parameters: Iterable[Tensor], norm: float) -> None:
+        for own in parameters:
+            own.grad = torch.full_like(own, math.nan)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spoil)
+    with pytest.raises(TrainingError, match="the loss is not finite at step 2 of 12"):  # that of step 1 was
+        train(tiny_chain(), opened(folder), replace(RECIPE, batch_size=8, clip=1.0), listener=listener)
+    assert states == [0]
 
 
 def test_no_state_is_written_whose_loss_was_not_looked_at(

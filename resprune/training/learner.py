@@ -92,6 +92,12 @@ class Learner:
         """The moving average where there is one, else the student itself; what is measured and written."""
         return self.student if self.ema is None else cast("Student", self.ema.module)
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all weights and statistics are; the last loss does not know of the last update."""
+        tensors = (*self.student.parameters(), *self.student.buffers())
+        return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+
     def step(self, step: int, parts: Iterator[Part]) -> Tensor:
         """Take optimizer step ``step``, reading its parts; returns the `sums` of its losses in this process."""
         recipe = self.recipe

@@ -143,8 +143,9 @@ class _Run:
             if step < end and step % every:
                 continue
             self._look_at(sums, step)
-            # Only here the loss is known to be finite, and the state one to go on from.
-            if step < end and time.monotonic() - saved > SAVE_EVERY:
+            # The loss is known to be finite here, and with the weights the state is one to go on from.
+            due = step < end and time.monotonic() - saved > SAVE_EVERY
+            if due and self.learner.is_finite:
                 self._save(step, sums)
                 saved = time.monotonic()
         speed = (step - begun) * plan.batch_size / (time.monotonic() - started)
