@@ -12,16 +12,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from resprune.compensation import LARGE
 from resprune.lines import Line
 from resprune.refit import Moments, at, some_pixels
 from resprune.search import SHARE, Search, lost_in
 
 TRIAL_ROWS = 16
 """Pixels that a trial's fit looks at, for each of its unknowns; the final fit looks at `refit.ROWS`."""
+MOST_UNKNOWNS = 1024
+"""Parts behind the removal whose fits have more are left as they are: the cost grows with their cube."""
 FEWEST_FITTED = 64
-"""Images that it looks at, at least; where there are twice as many, or more, others judge it."""
-CUT = 0.05
+"""Images that it looks at, at least, where there are twice as many or more: others judge it."""
+CUT = 0.1
 """Weight of what the cut alone does: where fits are about as good, the removal goes that asks less of them."""
 CUT_SHARE = 8
 """That is measured on one image in so many."""
@@ -31,8 +32,9 @@ CUT_SHARE = 8
 class CompensatedSearch(Search):
     """A search in which every removal is compensated as `resprune.compensation` does, before it is judged.
 
-    A trial fits the part before the block, and then every part behind it, to the original's sums there, on some
-    pixels of some images; others judge it. Convolutions inside a branch are left as they are.
+    A trial fits the part before the block, and then every part behind it of at most `MOST_UNKNOWNS`, to the
+    original's sums there, on some pixels of some images; others judge it. Convolutions inside a branch are left
+    as they are.
     """
 
     fits: dict[int, dict[int, Line]] = field(default_factory=dict)
@@ -45,7 +47,7 @@ class CompensatedSearch(Search):
     @property
     def fitted(self) -> int:
         """One image in so many is fitted on."""
-        return self.one_in(SHARE, FEWEST_FITTED)
+        return max(min(2, self._samples), self.one_in(SHARE, FEWEST_FITTED))
 
     @cached_property
     def _at(self) -> dict[int, int]:
@@ -56,22 +58,32 @@ class CompensatedSearch(Search):
     @cached_property
     def _targets(self) -> list[list[tuple[Tensor, Tensor]]]:
         """Pixels (p,) and sums (n, p, c) of every part of the original, for every batch that is fitted on."""
-        lines = [Line.of(part) for part in self.chain.parts]
+        lines, unknowns = [Line.of(part) for part in self.chain.parts], self._unknowns
         chosen = [(index, self.images[index][some]) for index, some in self._some(self.fitted)]
         looked_at = sum(len(images) for _, images in chosen)
         targets = []
         with torch.inference_mode():
             for index, images in chosen:
                 x, own = self.chain.stem(self._inputs(images)), []
-                for line in lines:
+                for line, most in zip(lines, unknowns, strict=True):
                     total = line.sum(x)
-                    count = -(-TRIAL_ROWS * max(1, line.unknowns) // looked_at)
+                    count = -(-TRIAL_ROWS * max(1, most) // looked_at)
                     here = some_pixels(total, count, self.seed + index)
                     own.append((here, at(total, here)))
                     x = line.activation(total)
                 targets.append(own)
         self.on_pass(looked_at / self._samples)
         return targets
+
+    @property
+    def _unknowns(self) -> list[int]:
+        """Return the most unknowns that a fit to each part's sums may have; 0 for none."""
+        most: list[int] = []
+        for part in self.chain.parts:
+            own = max(Line.of(part, bare=bare).unknowns for bare in (False, part.branch is not None))
+            before = most[-1] if most and part.step_is_trivial else 0  # where this part leaves nothing
+            most.append(max(own, before))
+        return most
 
     def _start(self, k: int, gone: Collection[int]) -> int:
         """Return the position from which on block k's removal is made up for.
@@ -160,7 +172,7 @@ class CompensatedSearch(Search):
             if bare and parts[position].step_is_trivial:
                 continue
             line = self.settled.get((position, bare)) or Line.of(parts[position], bare=bare)
-            if line.can_be_fitted and (position == start or line.unknowns <= LARGE):
+            if line.can_be_fitted and (position == start or line.unknowns <= MOST_UNKNOWNS):
                 target = position
                 while target + 1 in gone and parts[target + 1].step_is_trivial:
                     target += 1

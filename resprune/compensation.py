@@ -24,7 +24,8 @@ from torch import Tensor
 
 from resprune import refit
 from resprune.chain import ResidualChain
-from resprune.counterparts import side_by_side
+from resprune.checks import full_float32
+from resprune.counterparts import is_cut, side_by_side
 from resprune.errors import DataError
 from resprune.lines import Line
 from resprune.records import PrunePlan
@@ -39,6 +40,7 @@ STATE_BYTES = 1 << 30
 """Of the states of both networks that wait; fewer images are taken where states are larger."""
 
 
+@full_float32()
 def compensate(
     chain: ResidualChain,
     pruned: ResidualChain,
@@ -68,24 +70,29 @@ def compensate(
     with torch.inference_mode():
         theirs = [chain.stem(batch.to(chain.device)) for batch in images]
         ours = [result.stem(batch.to(result.device)) for batch in images]
+        cut = False
         for part, originals in side_by_side(chain, result, plan):
             *passed, last = originals
-            if part is not None and not _equal(theirs, ours):
+            here, off = is_cut(part, originals), cut and not _equal(theirs, ours)
+            cut = cut or here
+            if part is not None and off:
                 for line, target in zip(Line.inside(part), Line.inside(originals[0]), strict=False):
                     thrifty = line.unknowns > LARGE
                     _fit(line, ours, [target.sum(x) for x in theirs], seed, thrifty=thrifty)
             for original in passed:
                 theirs = [original.module(x) for x in theirs]
-            line = None if part is None else Line.of(part)
             if part is None:
                 theirs = [last.module(x) for x in theirs]
-            elif line is None or not line.can_be_fitted or (len(originals) == 1 and _equal(theirs, ours)):
-                theirs, ours = [last.module(x) for x in theirs], [part.module(x) for x in ours]
-            else:
+                continue
+            line = Line.of(part)
+            if line.can_be_fitted and (here or off):
                 target = Line.of(last)
                 sums = [target.sum(x) for x in theirs]
                 _fit(line, ours, sums, seed)
-                theirs, ours = [target.activation(t) for t in sums], [part.module(x) for x in ours]
+                theirs = [target.activation(t) for t in sums]
+            else:
+                theirs = [last.module(x) for x in theirs]
+            ours = [part.module(x) for x in ours]
     if on_batch is not None:
         on_batch(sum(map(len, images)))
     return result
@@ -106,9 +113,7 @@ def can_compensate(chain: ResidualChain, pruned: ResidualChain, plan: PrunePlan)
     """Whether any part behind the first cut, or right before it, has a convolution that can be fitted."""
     cut = False
     for part, originals in side_by_side(chain, pruned, plan):
-        cut = (
-            cut or part is None or len(originals) > 1 or (part.branch is None) != (originals[0].branch is None)
-        )
+        cut = cut or is_cut(part, originals)
         if cut and part is not None and Line.of(part).can_be_fitted:
             return True
     return False

@@ -41,6 +41,11 @@ def side_by_side(
     return groups
 
 
+def is_cut(part: Part | None, originals: Sequence[Part]) -> bool:
+    """Whether blocks were removed between the state before a part and the one behind it; see `side_by_side`."""
+    return part is None or len(originals) > 1 or (part.branch is None) != (originals[0].branch is None)
+
+
 @dataclass(frozen=True)
 class Counterparts:
     """States of two networks that are to be alike, told by how many parts lie before them; 0 is the stem's.

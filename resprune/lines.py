@@ -34,7 +34,7 @@ class Fit:
 
     def outputs(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance (out,) of a convolution's outputs on the images of the fit."""
-        flat = weight.double().flatten(1).cpu()
+        flat = weight.flatten(1).to(self.covariance)
         variance = ((flat @ self.covariance) * flat).sum(1).clamp_min(0)
         return (flat @ self.mean).to(weight.device), variance.to(weight.device)
 
@@ -75,9 +75,10 @@ class Line:
         elif part.branch is not None:
             layers, activation = leaves(part.skip), part.activation
         else:
-            children = dict(part.module.named_children())
-            activation = children.pop("relu", None) or children.pop("act", None) or nn.Identity()
-            layers = [leaf for child in children.values() for leaf in leaves(child)]
+            children = list(part.module.named_children())
+            ends_in_one = bool(children) and children[-1][0] in ("relu", "act")
+            activation = children.pop()[1] if ends_in_one else nn.Identity()
+            layers = [leaf for _, child in children for leaf in leaves(child)]
         convolution, norm = None, None
         last = max((i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)), default=len(layers))
         before, after = layers[:last], layers[last + 1 :]
@@ -226,7 +227,8 @@ def _fits(layer: nn.Module) -> bool:
 def _is_plain_norm(layer: nn.Module) -> bool:
     """Whether a layer is a batch norm with statistics and parameters, and nothing besides."""
     whole = isinstance(layer, nn.BatchNorm2d) and layer.affine and layer.running_mean is not None
-    return whole and all(_does_nothing(child) for child in layer.children())
+    known = type(layer).forward is nn.BatchNorm2d.forward or type(layer).__name__ == "BatchNormAct2d"  # timm's
+    return whole and known and all(_does_nothing(child) for child in layer.children())
 
 
 def _does_nothing(layer: nn.Module) -> bool:

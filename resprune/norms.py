@@ -79,14 +79,15 @@ def match(
 ) -> ResidualChain:
     """Return a copy whose batch norms behind the first cut give what the original's give, in mean and variance.
 
-    A norm with mean m and deviation s in its running statistics gives a channel of mean a and deviation d the
-    mean ``(a - m) / s`` and the deviation ``d / s``, up to its own weight and bias. Where the channel has a and
-    d in the original, a' and d' in the pruned network,
+    A norm of weight w and bias b, with mean m and deviation s in its running statistics, gives a channel of
+    mean a and deviation d the mean ``w (a - m) / s + b`` and the deviation ``|w| d / s``. Where w, b, a and d
+    are the original's and w', b', a' and d' the pruned network's,
 
-        s' = s d' / d,    m' = a' - (a - m) s' / s
+        s' = s |w'| d' / (|w| d),    m' = a' - (w (a - m) / s + b - b') s' / w'
 
-    make both alike. Every batch is normalised so with its own figures meanwhile, and the averages over images
-    of means and variances make the statistics in the end. As both networks see the same images, few are enough.
+    make both alike. A channel that has no deviation or no weight is only moved, s' = s and m' = a' - (a - m).
+    Every batch is normalised so with its own figures meanwhile, and the averages over images of means and
+    variances make the statistics in the end. As both networks see the same images, few are enough.
 
     Args:
         chain: The original, in eval mode.
@@ -150,16 +151,31 @@ class _Pair:
         self.sums += self.figures * images
 
     def set(self, figures: Tensor) -> None:
-        """Give the own norm the statistics that make both alike; a channel without variance keeps its own."""
+        """Give the own norm the statistics that make both alike."""
         own, original = self.own, self.original
         assert original.running_mean is not None
         assert original.running_var is not None
         assert own.running_mean is not None
         assert own.running_var is not None
         mean, variance, own_mean, own_variance = figures
-        ratio = torch.where((variance > 0) & (own_variance > 0), own_variance / variance, 1.0)
-        own.running_var.copy_(((original.running_var.double() + original.eps) * ratio - own.eps).clamp_min(0))
-        own.running_mean.copy_(own_mean - (mean - original.running_mean) * ratio.sqrt())
+        (weight, bias), (own_weight, own_bias) = _affine(original), _affine(own)
+        theirs, ours = weight.square() * variance, own_weight.square() * own_variance
+        alike = (theirs > 0) & (ours > 0)
+        ratio = torch.where(alike, ours / theirs, 1.0)
+        spread, above = original.running_var.double() + original.eps, mean - original.running_mean
+        given = weight * above + (bias - own_bias) * spread.sqrt()
+        shift = torch.where(alike, given / own_weight, above)
+        own.running_var.copy_((spread * ratio - own.eps).clamp_min(0))
+        own.running_mean.copy_(own_mean - shift * ratio.sqrt())
+
+
+def _affine(norm: Norm) -> tuple[Tensor, Tensor]:
+    """Return a norm's weight and bias (channels,), in double precision."""
+    assert norm.running_mean is not None
+    mean = norm.running_mean
+    weight = torch.ones_like(mean) if norm.weight is None else norm.weight
+    bias = torch.zeros_like(mean) if norm.bias is None else norm.bias
+    return weight.double(), bias.double()
 
 
 def _moments(x: Tensor) -> Tensor:

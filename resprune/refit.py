@@ -94,8 +94,12 @@ class Moments:
         shape = line.convolution.weight.shape
         size, out = shape[1:].numel() + 1, shape[0]
 
+        device = line.convolution.weight.device
+        device = device if device.type == "cuda" else torch.device("cpu")  # others may have no double precision
+
         def zeros() -> list[Tensor]:
-            return [torch.zeros(s, dtype=torch.float64) for s in ((size, size), (size, out), (), ())]
+            sizes = ((size, size), (size, out), (), ())
+            return [torch.zeros(s, dtype=torch.float64, device=device) for s in sizes]
 
         return cls(shape, line.has_bias, (zeros(), zeros()))
 
@@ -113,7 +117,7 @@ class Moments:
             x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
             new = (x.T @ x, x.T @ r, r.square().sum(), x.new_tensor(len(x)))
             for total, value in zip(self.sums[kind], new, strict=True):
-                total += value.double().cpu()
+                total += value.to(total)
 
     def solve(self) -> Fit | None:
         """Return the fit with the best of the `RIDGES`, or None where none helps or numbers are not finite."""
@@ -129,8 +133,9 @@ class Moments:
         size = system.diagonal().mean()
         best: tuple[float, Tensor] | None = None
         for ridge in RIDGES:
-            added = ridge * size * torch.eye(len(system), dtype=torch.float64)
-            factor, info = torch.linalg.cholesky_ex(system + added)
+            regular = system.clone()
+            regular.diagonal().add_(ridge * size)
+            factor, info = torch.linalg.cholesky_ex(regular)
             if int(info):
                 continue
             weight = torch.cholesky_solve(moved, factor)

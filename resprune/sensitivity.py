@@ -82,8 +82,8 @@ def removals(
 ) -> Iterator[Removal]:
     """Yield the blocks to remove, in turn and when asked: each adds least divergence to those before it.
 
-    Branches that change nothing on any image go first. Then every step tries the blocks that are ranked
-    first on real outputs, block k at the cost of the network behind it, and the best of them goes.
+    Branches that change nothing on any image go first. Then every step tries the blocks that are ranked first
+    on real outputs, block k at the cost of the network behind it, and the best of them goes.
 
     Args:
         chain: In eval mode; left as it is.
@@ -131,9 +131,10 @@ def removals(
         return found, weighed
 
     while left := _may_go(chain, removed, method):
-        free = sorted(search.fitting(lambda: search.inert).intersection(left), key=lambda k: (-worth[k], k))
+        inert = search.fitting(lambda: search.inert)
+        free = inert.intersection(left) if removed <= inert else ()  # others may see other states now
         if free:
-            best = free[0]
+            best = min(free, key=lambda k: (-worth[k], k))
         else:
             if search.trial_cost(removed, left) > effort:
                 if rank == "gates":

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from resprune import compensation, refit
 from resprune.chain import ResidualChain
 from resprune.compensation import affordable_images, can_compensate, compensate
+from resprune.divergence import divergence
 from resprune.errors import DataError
 from resprune.lines import Line
 from resprune.refit import at, some_pixels, windows
@@ -286,3 +287,20 @@ def test_images_are_as_many_as_memory_allows(monkeypatch: pytest.MonkeyPatch) ->
     assert len(list(given)) == 2
     with pytest.raises(DataError, match="no images to fit"):
         compensate(chain, pruned, plan, [])
+
+
+@pytest.mark.parametrize(("name", "index"), [("torchvision resnext", 4), ("cifar bottleneck", 4)])
+def test_a_projection_that_stays_at_the_first_cut_is_fitted(name: str, index: int) -> None:
+    """Its inputs are those of the original's block, whose branch it has to make up for."""
+    chain = make_chain(ARCHITECTURES[name])
+    plan = removing(chain, index)
+    assert (index, chain.blocks[index].part.step_is_trivial) == (chain.depth - 1, False)
+    cut, data = remove_blocks(chain, plan), [(make_images(chain, 256, seed=3), None)]
+    result = compensate(chain, cut, plan, data)
+    others = [(make_images(chain, 64, seed=4), None)]
+    assert divergence(chain, result, others) < 0.5 * divergence(chain, cut, others)
+    before, after = cut.network.state_dict(), result.network.state_dict()
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    path = chain.blocks[index].path
+    assert changed
+    assert all(name.startswith(path) for name in changed)

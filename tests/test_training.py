@@ -262,6 +262,17 @@ def test_a_compiled_step_is_the_eager_one(heads: str, monkeypatch: pytest.Monkey
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
 
 
+def test_images_of_plain_epochs_are_not_mixed() -> None:
+    sums = {}
+    for plain in (0, 1):
+        for mixup in (0.0, 0.4):
+            one = learner(tiny_chain(), replace(RECIPE, epochs=1, plain_epochs=plain, mixup=mixup))
+            one.student.train()
+            sums[plain, mixup] = one.step(0, iter(parts(1)))
+    assert torch.equal(sums[1, 0.4], sums[1, 0.0])
+    assert not torch.equal(sums[0, 0.4], sums[0, 0.0])
+
+
 def test_the_average_follows_the_weights() -> None:
     one = learner(tiny_chain(), replace(RECIPE, ema=0.9, gamma=0.0, teacher_weight=0.0))
     one.student.train()
@@ -428,7 +439,8 @@ def test_schedules() -> None:
     healing = Plan.of(replace(RECIPES["heal"], steps=3), 1000, 1)
     assert [healing.feature_weight(step) for step in range(3)] == pytest.approx([300, 150, 0])
     longer = Plan.of(replace(RECIPES["heal"], epochs=4), 1000, 1)
-    assert [longer.augments(epoch) for epoch in range(4)] == [True, True, False, False]
+    half = 2 * longer.steps_an_epoch
+    assert [longer.augments(step) for step in range(longer.steps)] == [True] * half + [False] * half
     constant = Plan.of(Recipe(steps=3, gamma=0.0, feature_weight=5.0), 1000, 1)
     assert [constant.feature_weight(step) for step in range(3)] == [5.0] * 3
 

@@ -17,7 +17,7 @@ _IN_TURN = {
 def leaves(module: nn.Module) -> list[nn.Module]:
     """Return the layers that a module runs one after another, as far as they are known; else itself."""
     kind = f"{type(module).__module__}.{type(module).__qualname__}"
-    if isinstance(module, nn.Sequential):
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         children = list(module)
     elif kind in _IN_TURN:
         children = [getattr(module, name, None) for name in _IN_TURN[kind].split()]

@@ -146,7 +146,8 @@ class Learner:
         torch.manual_seed(mixed(recipe.seed, step, engine.process_index))  # for networks with dropout
         sums = no_sums(engine.device)
         for number, part in enumerate(parts):
-            images, targets = self._prepared(*part, mixed(recipe.seed, step, number))
+            seed = mixed(recipe.seed, step, number) if self.plan.augments(step) else None
+            images, targets = self._prepared(*part, seed)
             pieces = math.ceil(len(images) / self.at_once)
             for piece in range(pieces):
                 x, y = images.tensor_split(pieces)[piece], targets.tensor_split(pieces)[piece]
@@ -158,12 +159,18 @@ class Learner:
                     sums += torch.stack([value.detach().double() for value in losses]) * share
         return sums
 
-    def _prepared(self, images: Tensor, labels: Tensor, seed: int) -> Part:
-        """Return what the network is given of images as bytes (n, c, h, w), mixed where that is asked for."""
+    def _prepared(self, images: Tensor, labels: Tensor, seed: int | None) -> Part:
+        """Return what the network is given of images as bytes (n, c, h, w).
+
+        Args:
+            images: Of a part of a batch.
+            labels: (n,).
+            seed: Of mixup and CutMix, where the recipe has them; None for neither.
+        """
         device = self.engine.device
         x = normalise(images.to(device, non_blocking=True), self.recipe_of_images)
         x, targets = x.contiguous(memory_format=self.format), labels.to(device, non_blocking=True)
-        if self.mixup is not None:
+        if self.mixup is not None and seed is not None:
             with _seeded_numpy(seed):
                 x, targets = self.mixup(x, targets)
         return x, targets

@@ -130,7 +130,7 @@ class _Run:
         learner, plan = self.learner, self.learner.plan
         epoch, first = divmod(step, plan.steps_an_epoch)
         keys = plan.keys(epoch, first, learner.engine.process_index)
-        images = self.data.images if plan.augments(epoch) else self.data.images.plain
+        images = self.data.images if plan.augments(step) else self.data.images.plain
         pin = learner.engine.device.type == "cuda"
         parts = iter(batches_of(images, keys, self.workers, pin=pin))
         begun, end = step, step + len(keys) // learner.recipe.accumulate

@@ -81,9 +81,9 @@ class Plan:
         ]
         return [[(index, epoch) for index in order[start : start + self.part]] for start in starts]
 
-    def augments(self, epoch: int) -> bool:
-        """Whether the images of an epoch, from 0, are augmented."""
-        return epoch < self.epochs - self.recipe.plain_epochs
+    def augments(self, step: int) -> bool:
+        """Whether the images of a step, from 0, are augmented and mixed."""
+        return step // self.steps_an_epoch < self.epochs - self.recipe.plain_epochs
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, from 0."""
