@@ -3,7 +3,7 @@
 Greedy, the oracle, tries every block in every step. "Compensated" rules judge removals after fits that make
 up for them, as `prune` does where it recovers the network. Calibration images are training images, no labels
 and no test images. A pass is one forward pass of the whole network over all calibration images; parts of it
-count by their multiply-accumulates, a backward pass twice. The demo ships no training images: its first split
+count by their multiply-accumulates, a backward pass twice; seconds are those of one thread. The demo ships no training images: its first split
 is used.
 
     python benchmarks/selection.py CHECKPOINTS CIFAR10 --deep runs/resnet56
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ def main() -> None:
     parser.add_argument("--deep", help="a network of 27 blocks, such as deep.py trains; else one at random")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print("| network | blocks removed | draw | rule | divergence, nats | to greedy's | passes | same blocks |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| network | blocks removed | draw | rule | divergence, nats | to greedy's | passes | seconds | same blocks |")
+    print("|---|---|---|---|---|---|---|---|---|")
     networks = {
         "demo" if name == "demo" else str(options.checkpoints / name): n for name, n in NETWORKS.items()
     }
@@ -70,7 +71,9 @@ def _compare(name: str, draw: int, chain: ResidualChain, images: list[Tensor], c
     oracle, best = set[int](), math.nan
     for rule, options in RULES.items():
         passes: list[float] = []
+        started = time.perf_counter()
         order = order_removals(chain, images, count=count, on_pass=passes.append, **options)
+        seconds = time.perf_counter() - started
         blocks, got = {removal.index for removal in order}, order[-1].divergence
         if rule.startswith("greedy"):
             oracle, best = blocks, got
@@ -78,7 +81,7 @@ def _compare(name: str, draw: int, chain: ResidualChain, images: list[Tensor], c
         same = len(blocks & oracle)
         print(
             f"| {name} | {count} of {chain.depth} | {draw} | {rule} | {got:.3f} | {ratio}"
-            f" | {sum(passes):.1f} | {same} of {count} |",
+            f" | {sum(passes):.1f} | {seconds:.0f} | {same} of {count} |",
             flush=True,
         )
 

@@ -45,7 +45,7 @@ class CompensatedSearch(Search):
     """9 of 27 like blocks then cost at most 40 passes of 512 images; of fewer, larger shares are looked at."""
 
     @property
-    def fitted(self) -> int:
+    def fit_every(self) -> int:
         """One image in so many is fitted on."""
         return max(min(2, self._samples), self.one_in(SHARE, FEWEST_FITTED))
 
@@ -59,7 +59,7 @@ class CompensatedSearch(Search):
     def _targets(self) -> list[list[tuple[Tensor, Tensor]]]:
         """Pixels (p,) and sums (n, p, c) of every part of the original, for every batch that is fitted on."""
         lines, unknowns = [Line.of(part) for part in self.chain.parts], self._unknowns
-        chosen = [(index, self.images[index][some]) for index, some in self._some(self.fitted)]
+        chosen = [(index, self.images[index][some]) for index, some in self._some(self.fit_every)]
         looked_at = sum(len(images) for _, images in chosen)
         targets = []
         with torch.inference_mode():
@@ -101,17 +101,17 @@ class CompensatedSearch(Search):
     def trial_cost(self, removed: Collection[int], candidates: Collection[int]) -> float:
         """Return what `try_each` and `weigh` cost, in passes; the systems of equations are not counted."""
         trials = self._plain_cost(removed, candidates)
-        shares = 1 / self._judging(1) + 1 / self.one_in(CUT_SHARE)
+        shares = 1 / self._judge_every(1) + 1 / self.one_in(CUT_SHARE)
         return trials * shares + self._fits_cost(removed, candidates)
 
-    def _judging(self, every: int) -> int:
+    def _judge_every(self, every: int) -> int:
         """One image in so many judges: with the last one of so many, none that is fitted on."""
-        return max(every, min(2, self.fitted))
+        return max(every, min(2, self.fit_every))
 
     def _fits_cost(self, removed: Collection[int], candidates: Collection[int]) -> float:
         """Return what fits cost: the way to them, and the rest behind each twice, before and after its fits."""
         trials, way = self._plain_cost(removed, candidates), self._way(removed, candidates)
-        return (2 * trials - way) / self.fitted
+        return (2 * trials - way) / self.fit_every
 
     @torch.inference_mode()
     def try_each(
@@ -122,7 +122,7 @@ class CompensatedSearch(Search):
         starts = {k: self._start(k, gone) for k in sorted(candidates)}
         self.fits = self._fit(starts, gone)
         sums, seen, last = dict.fromkeys(starts, 0.0), 0, max(starts.values())
-        every = self._judging(every)
+        every = self._judge_every(every)
         for index, some in self._some(every, every - 1):
             images, original = self.images[index][some], self._original[0][index][some]
             seen += len(images)
@@ -155,7 +155,8 @@ class CompensatedSearch(Search):
     def _fit(self, starts: Mapping[int, int], gone: Collection[int]) -> dict[int, dict[int, Line]]:
         """Return the fits of every candidate."""
         states = [
-            self.chain.stem(self._inputs(self.images[index][some])) for index, some in self._some(self.fitted)
+            self.chain.stem(self._inputs(self.images[index][some]))
+            for index, some in self._some(self.fit_every)
         ]
         fits = {}
         for position in range(max(starts.values()) + 1):

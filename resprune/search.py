@@ -63,7 +63,7 @@ class Search:
     def _samples(self) -> int:
         return sum(map(len, self.images))
 
-    def fitting(self, compute: Callable[[], T]) -> T:
+    def within_memory(self, compute: Callable[[], T]) -> T:
         """Return what is computed on all batches; where memory lacks, it is done again on smaller ones.
 
         Sums over images stay what they are; fits then look at other pixels.
@@ -87,7 +87,7 @@ class Search:
         return 1 << max(0, min(most, self._samples // fewest).bit_length() - 1)
 
     @property
-    def every(self) -> int:
+    def rough_every(self) -> int:
         """One image in so many gives a rough figure."""
         return self.one_in(SHARE)
 
@@ -142,7 +142,7 @@ class Search:
 
     def estimate(self, removed: Collection[int], left: Sequence[int]) -> dict[int, float]:
         """Estimate what closing each gate adds to the divergence; costs one forward and two backward passes."""
-        every = self.every if self.estimates else 1
+        every = self.rough_every if self.estimates else 1
         seen = 0
         with torch.inference_mode(mode=False):
             sums = torch.zeros(len(left), dtype=torch.float64)

@@ -106,7 +106,7 @@ def surgical(removals: Sequence[Removal], blocks: int, rule: str) -> PrunePlan:
     reasons = ["kept: the wish was met without it" if removals else "kept"] * blocks
     for turn, removal in enumerate(removals, start=1):
         reasons[removal.index] = (
-            f"removed as number {turn}: the output then diverges by {removal.divergence:.3g} nats"
+            f"removed as number {turn}: in its trial the output diverged by {removal.divergence:.3g} nats"
         )
     removed = tuple(sorted(removal.index for removal in removals))
     kept = tuple(index for index in range(blocks) if index not in removed)

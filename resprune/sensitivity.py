@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -112,45 +113,85 @@ def removals(
         raise UsageError(f"the prices must be {chain.depth} positive numbers, one for each block, got {price}")
     if not sum(map(len, images)):
         raise DataError("no images to choose blocks on")
-    worth = [float(p) for p in (savings(chain) if price is None else price)]
     kind = CompensatedSearch if compensated else Search
     search = kind(chain, images, seed, on_pass or (lambda passes: None))
-    effort = search.effort if effort is None else effort
-    guess: dict[int, float] = {}  # what removing block k adds to what decides, as far as is known
+    going = _Elimination(
+        search,
+        worth=[float(p) for p in (savings(chain) if price is None else price)],
+        priced=price is not None,
+        rank=rank,
+        effort=search.effort if effort is None else effort,
+    )
+    while left := _may_go(chain, going.removed, method):
+        yield going.remove_one_of(left)
+
+
+@dataclass
+class _Elimination:
+    """Blocks that go one after another, and what is known of those that stay.
+
+    Attributes:
+        search: Computes.
+        worth: What each block's removal is worth.
+        priced: Whether that counts.
+        rank, effort: As `removals` takes them.
+        removed: So far.
+        guess: What removing a block adds to what decides, as far as is known.
+        decided, divergence: Of all that were removed: what decides, and the divergence.
+        unspent: Of the effort of all steps so far, in passes.
+    """
+
+    search: Search
+    worth: Sequence[float]
+    priced: bool
+    rank: Literal["trials", "gates"]
+    effort: float
     removed: frozenset[int] = frozenset()
-    now = divergence = unspent = 0.0
+    guess: dict[int, float] = field(default_factory=dict)
+    decided: float = 0.0
+    divergence: float = 0.0
+    unspent: float = 0.0
 
-    def score(k: int) -> tuple[float, int]:
-        return (_per_unit(guess[k], worth[k]) if price is not None else guess[k]), k
-
-    def tried(blocks: Sequence[int], every: int = 1) -> tuple[dict[int, float], dict[int, float]]:
-        """Return the divergence with each block removed too, and what decides."""
-        found = search.fitting(partial(search.try_each, removed, blocks, every))
-        weighed = search.fitting(partial(search.weigh, removed, found))
-        guess.update({k: value - now for k, value in weighed.items()})
-        return found, weighed
-
-    while left := _may_go(chain, removed, method):
-        inert = search.fitting(lambda: search.inert)
-        free = inert.intersection(left) if removed <= inert else ()  # others may see other states now
+    def remove_one_of(self, left: Sequence[int]) -> Removal:
+        """Remove the best of the blocks that may go."""
+        inert = self.search.within_memory(lambda: self.search.inert)
+        free = inert.intersection(left) if self.removed <= inert else ()  # others may see other states now
         if free:
-            best = min(free, key=lambda k: (-worth[k], k))
+            best = min(free, key=lambda k: (-self.worth[k], k))
         else:
-            if search.trial_cost(removed, left) > effort:
-                if rank == "gates":
-                    fresh = search.fitting(partial(search.estimate, removed, left))
-                    guess |= {k: (fresh[k] + guess.get(k, fresh[k])) / 2 for k in left}
-                elif unknown := sorted(set(left) - guess.keys()):
-                    tried(unknown, search.every)
-                unspent += effort
-                left = search.affordable(removed, sorted(left, key=score), unspent)
-                unspent -= search.trial_cost(removed, left)
-            found, weighed = tried(left)
-            best = min(left, key=score)
-            search.settle(best, removed)
-            now, divergence = weighed[best], found[best]
-        removed |= {best}
-        yield Removal(best, divergence, worth[best])
+            candidates = self._candidates(left)
+            divergence, decides = self._tried(candidates)
+            best = min(candidates, key=self._score)
+            self.search.settle(best, self.removed)
+            self.decided, self.divergence = decides[best], divergence[best]
+        self.removed |= {best}
+        return Removal(best, self.divergence, self.worth[best])
+
+    def _candidates(self, left: Sequence[int]) -> Sequence[int]:
+        """Return the blocks to try: those that are ranked first, as many as the effort is enough for."""
+        search, removed = self.search, self.removed
+        if search.trial_cost(removed, left) <= self.effort:
+            return left
+        if self.rank == "gates":
+            fresh = search.within_memory(partial(search.estimate, removed, left))
+            self.guess |= {k: (fresh[k] + self.guess.get(k, fresh[k])) / 2 for k in left}
+        elif unknown := sorted(set(left) - self.guess.keys()):
+            self._tried(unknown, search.rough_every)
+        self.unspent += self.effort
+        candidates = search.affordable(removed, sorted(left, key=self._score), self.unspent)
+        self.unspent -= search.trial_cost(removed, candidates)
+        return candidates
+
+    def _tried(self, blocks: Sequence[int], every: int = 1) -> tuple[dict[int, float], dict[int, float]]:
+        """Return the divergence with each block removed too, and what decides."""
+        search, removed = self.search, self.removed
+        divergence = search.within_memory(partial(search.try_each, removed, blocks, every))
+        decides = search.within_memory(partial(search.weigh, removed, divergence))
+        self.guess.update({k: value - self.decided for k, value in decides.items()})
+        return divergence, decides
+
+    def _score(self, k: int) -> tuple[float, int]:
+        return (_per_unit(self.guess[k], self.worth[k]) if self.priced else self.guess[k]), k
 
 
 def _may_go(chain: ResidualChain, removed: Collection[int], method: Method) -> list[int]:

@@ -129,7 +129,7 @@ def test_images_that_judge_a_fit_are_others_than_those_of_the_fit(monkeypatch: p
         return inputs(self, batch)
 
     search = CompensatedSearch(chain, images.split(60), 0, lambda passes: None)
-    assert (search.fitted, search.every) == (4, 4)
+    assert (search.fit_every, search.rough_every) == (4, 4)
     search.try_each((), [5])  # the original's outputs are known then
     monkeypatch.setattr(CompensatedSearch, "_fit", fitting)
     monkeypatch.setattr(CompensatedSearch, "_inputs", listening)
@@ -154,8 +154,8 @@ def test_so_they_are_where_there_are_few(count: int, monkeypatch: pytest.MonkeyP
 
 def searched(search: CompensatedSearch) -> list[tuple[int, int]]:
     """Return which images a search fits on and judges by: one in so many, from which on."""
-    every = search._judging(search.every)
-    return [(search.fitted, 0), (every, every - 1)]
+    every = search._judge_every(search.rough_every)
+    return [(search.fit_every, 0), (every, every - 1)]
 
 
 @pytest.mark.parametrize("name", ["legacy_seresnet18", "ecaresnet26t"])

@@ -225,14 +225,14 @@ def test_a_rough_figure_is_that_of_every_fourth_image(small: ResidualChain) -> N
     images = make_images(small, SHARE * FEWEST)[:, :, ::2, ::2]
     passes: list[float] = []
     search = Search(small, images.split(7), 0, passes.append)
-    assert search.every == SHARE
-    rough, whole = search.try_each((3,), [0, 5], search.every), search.try_each((3,), [0, 5])
+    assert search.rough_every == SHARE
+    rough, whole = search.try_each((3,), [0, 5], search.rough_every), search.try_each((3,), [0, 5])
     for k in (0, 5):
         assert rough[k] == pytest.approx(divergence(small, images[SHARE - 1 :: SHARE], (3, k)), rel=1e-4)
         assert whole[k] == pytest.approx(divergence(small, images, (3, k)), rel=1e-4)
     assert passes[1] == pytest.approx(passes[2] / SHARE)
-    assert Search(small, [images[: 3 * FEWEST - 1]], 0, passes.append).every == 2
-    assert Search(small, [images[:1]], 0, passes.append).every == 1
+    assert Search(small, [images[: 3 * FEWEST - 1]], 0, passes.append).rough_every == 2
+    assert Search(small, [images[:1]], 0, passes.append).rough_every == 1
     assert [search.one_in(most, 10) for most in (1, 3, 8, 100)] == [1, 2, 8, 8]
 
 

@@ -23,7 +23,8 @@ class PrunePlan:
         reasons: For every block 0..N-1 one short sentence that says why it goes or stays; empty where a plan
             was not made by `select`.
         divergence: Of the outputs from the original's on the images of the choice, in nats, with all of them
-            removed; None where it was not measured.
+            removed and, where the network is to be recovered, the fits of the trial made; None where it was
+            not measured.
         beside: What other methods would do for the same wish.
         speed: How much faster its network is; None where it was not measured.
         order: The removed blocks in the order in which they were found; empty where there is none.
@@ -97,7 +98,8 @@ class Removal:
 
     Attributes:
         index: Of the block that goes.
-        divergence: Mean over images of KL(original || pruned) in nats, with it and all before it removed.
+        divergence: Mean over images of KL(original || pruned) in nats, with it and all before it removed, and
+            made up for where the search does that.
         price: What its removal is worth: multiply-accumulates for one image, or the unit of the given prices.
     """
 

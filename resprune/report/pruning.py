@@ -28,7 +28,7 @@ def plan(chosen: PrunePlan, origin: NetworkSummary, result: NetworkSummary) -> R
     grid.add_row("parameters", _change(origin.parameters, result.parameters))
     grid.add_row("MACs", _change(origin.macs, result.macs))
     if chosen.divergence is not None:
-        grid.add_row("divergence", f"{chosen.divergence:.3g} nats from the original's output")
+        grid.add_row("divergence", f"{chosen.divergence:.3g} nats from the original's output, in its trial")
     if chosen.speed is not None:
         own, (low, high) = chosen.speed, chosen.speed.quartiles
         where = f"batch of {own.batch_size}, {own.threads} thread{'s' if own.threads > 1 else ''}, {own.device}"
