@@ -3,8 +3,8 @@
 Greedy, the oracle, tries every block in every step. "Compensated" rules judge removals after fits that make
 up for them, as `prune` does where it recovers the network. Calibration images are training images, no labels
 and no test images. A pass is one forward pass of the whole network over all calibration images; parts of it
-count by their multiply-accumulates, a backward pass twice; seconds are those of one thread. The demo ships no training images: its first split
-is used.
+count by their multiply-accumulates, a backward pass twice; seconds are those of one thread. The demo ships no
+training images: its first split is used.
 
     python benchmarks/selection.py CHECKPOINTS CIFAR10 --deep runs/resnet56
 """
