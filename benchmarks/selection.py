@@ -46,8 +46,8 @@ def main() -> None:
     parser.add_argument("--deep", help="a network of 27 blocks, such as deep.py trains; else one at random")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print("| network | blocks removed | draw | rule | divergence, nats | to greedy's | passes | seconds", end="")
-    print(" | same blocks |")
+    titles = "network | blocks removed | draw | rule | nats | to greedy's | passes | seconds | same blocks"
+    print(f"| {titles} |")
     print("|---" * 9 + "|")
     networks = {
         "demo" if name == "demo" else str(options.checkpoints / name): n for name, n in NETWORKS.items()
