@@ -22,7 +22,7 @@ MOST_UNKNOWNS = 1024
 """Parts behind the removal whose fits have more are left as they are: the cost grows with their cube."""
 FEWEST_FITTED = 64
 """Images that it looks at, at least, where there are twice as many or more: others judge it."""
-CUT = 0.1
+CUT = 0.05
 """Weight of what the cut alone does: where fits are about as good, the removal goes that asks less of them."""
 CUT_SHARE = 8
 """That is measured on one image in so many."""
