@@ -182,7 +182,7 @@ def _check_skip_chain(chain: ResidualChain) -> None:
         raise ArchitectureError(
             "its skip steps or its head, run layer by layer, give something else",
             where=chain.origin.path,
-            hint="an nn.Sequential in skip or head must have no forward of its own",
+            hint="a layer in skip or head of a class derived from one of torch's must do what that one does",
         )
 
 

@@ -69,18 +69,26 @@ class Twisted(nn.Sequential):
         return 2 * super().forward(input)
 
 
+class Sized(nn.Identity):
+    """Passes large images on, and not what a stride has left of them, through which it is moved."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        return input if input.shape[-1] > 16 else 2 * input
+
+
 class TwistedSkip(OwnFamily):
+    twist: nn.Module = Twisted(nn.AvgPool2d(1, divisor_override=2))
+
     def part(self, path: str, stage: int, block: nn.Module) -> Part:
         part = super().part(path, stage, block)
-        twist = Twisted(nn.AvgPool2d(1, divisor_override=2))
-        return Part(
-            path,
-            stage,
-            block,
-            named(twist=twist, **dict(part.skip.named_children())),
-            part.branch,
-            part.activation,
-        )
+        if not len(part.skip):
+            return part
+        skip = named(twist=self.twist, **dict(part.skip.named_children()))
+        return Part(path, stage, block, skip, part.branch, part.activation)
+
+
+class SizedSkip(TwistedSkip):
+    twist = Sized()
 
 
 class Elsewhere(OwnFamily):
@@ -113,7 +121,7 @@ class Misbuilt(OwnFamily):
         (NoBranch(), r"body\.0: the block is not activation\(skip \+ branch\)"),
         (WrongBranch(), r"body\.0: its skip and branch cannot be run and added"),
         (WrongHead(), "logits differ from those of stem, blocks and head"),
-        (TwistedSkip(), "an nn.Sequential in skip or head must have no forward of its own"),
+        (SizedSkip(), "of a class derived from one of torch's must do what that one does"),
         (Elsewhere(), "are not all the children, in turn, of an nn.Sequential"),
         (Backwards(), "split numbers its stages"),
         (Nameless(), "no name, or one of resprune's own: ''"),
@@ -125,6 +133,11 @@ class Misbuilt(OwnFamily):
 def test_adapters_that_are_wrong_are_refused(family: Family, match: str) -> None:
     with pytest.raises(resprune.ResPruneError, match=match):
         resprune.wrap(own(), family, preprocessing=RECIPE)
+
+
+def test_a_sequential_with_a_forward_of_its_own_is_run_as_a_whole() -> None:
+    chain = resprune.wrap(own(), TwistedSkip(), preprocessing=RECIPE)  # which compares the exits with the steps
+    assert chain.depth == 5
 
 
 class KeepingRelu(OwnFamily):
