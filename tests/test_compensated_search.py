@@ -141,7 +141,7 @@ def test_images_that_judge_a_fit_are_others_than_those_of_the_fit(monkeypatch: p
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 60])
-def test_so_they_are_where_there_are_few(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_they_are_where_there_are_few(count: int) -> None:
     chain = make_chain(ARCHITECTURES["cifar option A"])
     images = make_images(chain, count)
     search = CompensatedSearch(chain, images.split(7), 0, lambda passes: None)
