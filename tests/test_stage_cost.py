@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from conftest import ARCHITECTURES, make_chain, make_images
+from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -103,6 +104,14 @@ def test_so_are_those_of_a_network_with_bare_projections(name: str, heads: Heads
     kept = tuple(k for k in range(chain.depth) if k not in second)
     plan = PrunePlan("bare second and last stage", tuple(sorted(second)), kept)
     assert_like_the_loop(remove_blocks(chain, plan), heads)
+
+
+@pytest.mark.parametrize("kind", ["avg", "max"])
+@pytest.mark.parametrize("name", ["torchvision basic", "preact standard"])
+def test_so_are_those_of_heads_that_pool_otherwise(name: str, kind: str) -> None:
+    chain = make_chain(ARCHITECTURES[name])
+    chain.network.set_submodule("avgpool", SelectAdaptivePool2d(pool_type=kind))
+    assert_like_the_loop(chain, "shared")
 
 
 def assert_like_the_loop(chain: ResidualChain, heads: Heads) -> None:

@@ -212,9 +212,9 @@ def prune(
         )
         if pruned.outcome.seen:
             shell.say("Note: images that the figures are measured on were used to bring the network back.")
-        made = reporting.made(seed)
-        saved = pipeline.save(pruned, out, force=force, made=made)
         better = pipeline.remedies(chain, data, pruned.outcome.before.accuracy, **reading)
+        made = reporting.made(seed)
+        saved = pipeline.save(pruned, out, force=force, made=made)  # last, so that a stop finds nothing written
         if as_json:
             written = {"output": {"folder": str(out), "files": list(saved.files)}}
             written |= parts.read_back(saved.read_back) | made

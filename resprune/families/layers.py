@@ -33,6 +33,12 @@ def is_global_pool(module: nn.Module) -> bool:
     return known and size in (1, (1, 1))
 
 
+def is_global_average(module: nn.Module) -> bool:
+    """Whether a layer leaves the average of each channel; done once more it changes nothing."""
+    pool = getattr(module, "pool", module)
+    return is_global_pool(module) and isinstance(pool, nn.AdaptiveAvgPool2d)
+
+
 class Subsample(nn.Module):
     """Every ``stride``-th pixel: (n, c, h, w) -> (n, c, ceil(h / stride), ceil(w / stride))."""
 
