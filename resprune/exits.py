@@ -154,7 +154,7 @@ class ExitPass:
     def _push(self) -> None:
         exits = slice(self._exit - len(self._waiting), self._exit)
         together = self._ways[0].together
-        x = _stacked(self._waiting, images_first=isinstance(together[0], ExitNorm))
+        x = _stacked(self._waiting, images_first=any(isinstance(layer, ExitNorm) for layer in together[:1]))
         self._waiting.clear()
         for layer in together:
             x = layer(x, exits)
