@@ -139,6 +139,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", choices=NETWORKS)
+    parser.add_argument("--after-others", action="store_true", help="time steps right after other contenders'")
     parser.add_argument("--memory-of", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -159,7 +160,8 @@ def main() -> None:
             timed(step, 2)
         for _ in range(options.rounds):
             for key, step in steps.items():
-                step()  # in training a step follows its like: caches and the allocator are in its state
+                if not options.after_others:
+                    step()  # in training a step follows its like: caches and the allocator are in its state
                 times[key].append(timed(step, 20 if options.device == "cuda" else 1))
         peaks = {key: memory(key, name, options) for key in contenders}
         print(f"\n{name}\n\n| contender | ms a step | times plain | images a second | peak MiB | times plain |")

@@ -214,7 +214,7 @@ def prune(
             shell.say("Note: images that the figures are measured on were used to bring the network back.")
         better = pipeline.remedies(chain, data, pruned.outcome.before.accuracy, **reading)
         made = reporting.made(seed)
-        saved = pipeline.save(pruned, out, force=force, made=made)  # last, so that a stop finds nothing written
+        saved = pipeline.save(pruned, out, force=force, made=made)  # last: a stop before finds nothing
         if as_json:
             written = {"output": {"folder": str(out), "files": list(saved.files)}}
             written |= parts.read_back(saved.read_back) | made
