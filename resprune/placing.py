@@ -122,6 +122,16 @@ def placed(folder: Path, key: str = "") -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
 
 
+def marks(path: Path) -> object:
+    """Return what changes when a file, or any file of a folder, is replaced; None where there is none."""
+    try:
+        entries = path.iterdir() if path.is_dir() else [path]
+        found = [(entry.name, entry.lstat()) for entry in entries if not entry.name.endswith(".draft")]
+    except OSError:
+        return None
+    return sorted((name, stat.st_ino, stat.st_mtime_ns) for name, stat in found)
+
+
 def clear(folder: Path, key: str = "", but: Path | None = None) -> None:
     """Empty a folder.
 

@@ -10,14 +10,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import refusal, run
 from training import coloured, tiny_chain
 
+import resprune
+from resprune import pipeline, placing
 from resprune.cli import stopping
 from resprune.cli.stopping import Terminated, stoppable
 from resprune.exporting import folder as output
+from resprune.records import Saved
 
 STOPS = [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
 
@@ -187,3 +191,43 @@ def test_a_healing_that_is_stopped_leaves_nothing(
     assert (done.exit_code, taken) == (143, [1])
     assert done.stderr.splitlines()[-1] == "resprune: terminated, nothing was written"
     assert not out.parent.exists() or not list(out.parent.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_stop_after_the_folder_is_there_says_so(
+    cifar_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, again: bool
+) -> None:
+    out = tmp_path / "out"
+    words = ["prune", cifar_file, "--depth", 5, "--out", out, *(["--force"] if again else [])]
+    if again:
+        assert run(*words).exit_code == 0
+    save = pipeline.save
+
+    def and_stop(*arguments: Any, **options: Any) -> Saved:
+        saved = save(*arguments, **options)
+        signal.raise_signal(number)
+        return saved
+
+    monkeypatch.setattr(pipeline, "save", and_stop)
+    done = run(*words)
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    assert done.exit_code == 128 + number
+    assert done.stderr.splitlines()[-1] == f"resprune: {word}, written already: {out}"
+    assert resprune.load(out).depth == 5
+
+
+def test_a_stop_between_two_files_names_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, other = tmp_path / "a.csv", tmp_path / "a.parquet"
+    write = placing.write_bytes
+
+    def stop(path: Path, content: bytes) -> None:
+        if path == other:
+            signal.raise_signal(signal.SIGTERM)
+        write(path, content)
+
+    monkeypatch.setattr(placing, "write_bytes", stop)
+    done = run("analyze", "demo", "--samples", 32, "--csv", table, "--parquet", other)
+    assert done.exit_code == 143
+    assert done.stderr.splitlines()[-1] == f"resprune: terminated, written already: {table}"
+    assert list(tmp_path.iterdir()) == [table]

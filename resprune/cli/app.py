@@ -112,7 +112,7 @@ def analyze(
     debug: options.Debug = False,
 ) -> None:
     """Measure every exit, residual norm and drop effect of a checkpoint in one pass over the images."""
-    with shell.command(debug, threads=threads):
+    with shell.command(debug, threads=threads, outputs=(csv, classwise_csv, parquet, report, plots)):
         reporting.check(report, plots, force=force)
         reporting.check_files((csv, ".csv"), (classwise_csv, ".csv"), (parquet, ".parquet"), data=data)
         reporting.check_bounds(bounds=bounds, sub=sub, gamma=gamma, branch_decay=branch_decay)

@@ -99,7 +99,7 @@ def check(
 
     3 where one could not be measured. A folder of resprune's is also held against the hashes in its report.
     """
-    with shell.command(debug, threads=threads), _annotated(format_):
+    with shell.command(debug, threads=threads, outputs=(markdown, metrics)), _annotated(format_):
         limits = Limits(
             max_drop=max_drop,
             min_accuracy=_fraction("--min-accuracy", min_accuracy),

@@ -62,7 +62,7 @@ def export(
     debug: options.Debug = False,
 ) -> None:
     """Write a checkpoint for timm, torchvision, Hugging Face, ONNX or torch.export, and read it back."""
-    with shell.command(debug, threads=threads):
+    with shell.command(debug, threads=threads, outputs=(out,)):
         from resprune.exporting import formats, targets
         from resprune.report import exporting as wording
         from resprune.report.results import outputs

@@ -123,7 +123,7 @@ def prune(
     debug: options.Debug = False,
 ) -> None:
     """Remove blocks: those named, or those that a budget asks for; check the result, heal it, write it."""
-    with shell.command(debug, threads=threads):
+    with shell.command(debug, threads=threads, outputs=(out, csv, report, plots)):
         from resprune import pipeline
         from resprune.controls import check_controls
         from resprune.report import pruning, tables, wording

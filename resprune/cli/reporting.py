@@ -28,7 +28,7 @@ def report(
     debug: options.Debug = False,
 ) -> None:
     """Show analyses on one HTML page that needs nothing else, several of them over one another."""
-    with shell.command(debug):
+    with shell.command(debug, outputs=(out, plots)):
         if out is None and plots is None:
             raise UsageError("nothing to write", hint="name a page with --out, or a folder with --plots")
         check(out, plots, force=force)

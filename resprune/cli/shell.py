@@ -9,9 +9,10 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -19,6 +20,7 @@ from rich.console import Console, RenderableType
 
 from resprune.cli import messages, stopping
 from resprune.errors import OutputError, ResPruneError
+from resprune.placing import marks
 
 PIPE_CLOSED = 128 + signal.SIGPIPE
 """What a shell reports of a program whose reader is gone."""
@@ -26,15 +28,26 @@ PIPE_CLOSED = 128 + signal.SIGPIPE
 
 @contextmanager
 def command(
-    debug: bool, *, threads: int | None = None, interrupted: str = "nothing was written"
+    debug: bool,
+    *,
+    threads: int | None = None,
+    outputs: Iterable[Path | None] = (),
+    goes_on: str = "",
 ) -> Iterator[None]:
     """Run a command's body: one line for what the user can mend, status 130 and 143 for being stopped.
 
     Args:
         debug: Let errors through with their traceback.
         threads: CPU threads that torch may use.
-        interrupted: What is left after an interruption.
+        outputs: Files and folders that it writes, each whole or not at all; a stop tells which are there.
+        goes_on: Told instead of them, where a command that was stopped can go on.
     """
+    before = {path: marks(path) for path in outputs if path is not None}
+
+    def left() -> str:
+        written = [str(path) for path, was in before.items() if marks(path) != was]
+        return goes_on or (f"written already: {', '.join(written)}" if written else "nothing was written")
+
     try:
         with stopping.stoppable():
             if threads is not None:
@@ -59,10 +72,10 @@ def command(
         messages.complain(told, 3)
         raise typer.Exit(3) from error
     except KeyboardInterrupt as error:
-        messages.complain(f"interrupted, {interrupted}", 130)
+        messages.complain(f"interrupted, {left()}", 130)
         raise typer.Exit(130) from error
     except stopping.Terminated:
-        messages.complain(f"terminated, {interrupted}", 128 + signal.SIGTERM)
+        messages.complain(f"terminated, {left()}", 128 + signal.SIGTERM)
         raise
 
 

@@ -122,7 +122,7 @@ def finetune(
 
     Also from scratch: resprune finetune paper-homogeneous-54 --recipe paper --data DIR --out DIR
     """
-    with shell.command(debug, threads=threads, interrupted=_kept(out)):
+    with shell.command(debug, threads=threads, goes_on=_kept(out)):
         if out is None:
             raise UsageError("no output folder given", hint="add --out DIR")
         given = {
