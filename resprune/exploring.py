@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 
-import torch
 from torch import Tensor
 
 from resprune.chain import ResidualChain
-from resprune.data import CHOICE_FIRST, Batches
-from resprune.divergence import kl
+from resprune.data import CHOICE_FIRST
+from resprune.judging import Judge
 from resprune.latency import images_to_time, measure
-from resprune.memory import pass_over
 from resprune.reading import Data, Progress, batches_for, calibration_images, silent
-from resprune.records import Figures, Frontier, Method, Point, PrunePlan, Recipe
+from resprune.records import Frontier, Method, Point, PrunePlan, Recipe
 from resprune.recovery import STATISTICS
 from resprune.restoration import CHOICE_IMAGES, OnEpoch, Restoration
 from resprune.savings import prices, savings
 from resprune.sensitivity import order_removals
 from resprune.surgery import remove_blocks, skip_blocks
-from resprune.trajectory import OnBatch, Tally
 
 
 def frontier(
@@ -111,51 +107,3 @@ def frontier(
 
 def _without(chain: ResidualChain, removed: tuple[int, ...], images: Tensor) -> Tensor:
     return skip_blocks(chain, images, removed)
-
-
-@dataclass(frozen=True)
-class Judge:
-    """Measures networks against labels and against the original, whose outputs are computed once.
-
-    Attributes:
-        chain: The original.
-        batches: Labelled or not.
-        progress: Shown the images done.
-    """
-
-    chain: ResidualChain
-    batches: Batches
-    progress: Progress
-
-    @cached_property
-    def _original(self) -> Tensor:
-        """Logits (images, classes)."""
-
-        def logits(batches: Batches, on_batch: OnBatch) -> Tensor:
-            with torch.inference_mode():
-                return torch.cat([self._logits(self.chain, images) for images, _ in batches])
-
-        return pass_over(self.batches, logits, silent, "judge")
-
-    def __call__(self, network: ResidualChain) -> Figures:
-        """Return the figures of a network."""
-        original = self._original
-        return pass_over(
-            self.batches,
-            lambda batches, on_batch: self._judged(network, batches, original, on_batch),
-            self.progress,
-            "judge",
-        )
-
-    @torch.inference_mode()
-    def _judged(self, network: ResidualChain, batches: Batches, original: Tensor, on_batch: OnBatch) -> Figures:
-        tally, total = Tally(1), 0.0
-        for images, labels in batches:
-            logits = self._logits(network, images)
-            total += kl(original[tally.samples : tally.samples + len(images)], logits)
-            tally.add(logits.unsqueeze(1), None if labels is None else labels.to(logits.device))
-            on_batch(len(images))
-        return Figures(tally.result(), max(0.0, total / tally.samples))
-
-    def _logits(self, network: ResidualChain, images: Tensor) -> Tensor:
-        return network(images.to(self.chain.device, memory_format=torch.channels_last))

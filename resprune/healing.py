@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from resprune.chain import ResidualChain
 from resprune.data import TrainingData, open_training
 from resprune.devices import trainable
 from resprune.fresh import initialise
+from resprune.judging import Judge
 from resprune.reading import Progress
 from resprune.records import EpochRow, PrunePlan, Recipe, Recovery
-from resprune.recovery import lost_by
+from resprune.recovery import NOTHING_LOST
 
 HEALING = "healing"
 
@@ -81,11 +84,17 @@ class Healer:
         )
         return cls(chain, recipe, images, device, progress, on_epoch)
 
-    def heal(self, pruned: ResidualChain, plan: PrunePlan) -> tuple[ResidualChain, Recovery]:
+    @cached_property
+    def _judge(self) -> Judge | None:
+        """On the images held out."""
+        held_out = self.images.held_out
+        return None if held_out is None else Judge(self.chain, held_out)
+
+    def heal(self, pruned: ResidualChain, plan: PrunePlan) -> tuple[ResidualChain, Recovery] | None:
         """Return the pruned network after training, or as it is where it is not closer to the original then.
 
         Closer means a smaller divergence of the outputs on the images held out; without any the training is
-        trusted.
+        trusted. None where the outputs there are the original's already.
 
         Args:
             pruned: Left as it is.
@@ -94,13 +103,14 @@ class Healer:
         Raises:
             TrainingError: where the loss is not finite.
         """
+        judge, data = self._judge, self.images.summary
+        before = math.nan if judge is None else judge.divergence(pruned)
+        if before <= NOTHING_LOST:
+            return None
         healed = self._train("heal", pruned, self.recipe, self.chain, plan)
-        data, held_out = self.images.summary, self.images.held_out
-        before = after = float("nan")
-        if held_out is not None:
-            before, after = (lost_by(self.chain, own, held_out) for own in (pruned, healed))
-        kept = held_out is None or after < before
-        held = 0 if held_out is None else held_out.summary.samples
+        after = math.nan if judge is None else judge.divergence(healed)
+        kept = judge is None or after < before
+        held = 0 if judge is None else judge.batches.summary.samples
         record = Recovery(
             HEALING, data.split, data.samples, held, before, after, kept, len(plan.removed), recipe=self.recipe
         )

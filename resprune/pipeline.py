@@ -132,19 +132,28 @@ def save(
         return Saved(tuple(sorted(entry.name for entry in draft.iterdir())), found)
 
 
-def remedies(network: Network, data: Data | None, accuracy: float | None, **options: Any) -> tuple[Remedy, ...]:
+def remedies(
+    network: Network,
+    data: Data | None,
+    accuracy: float | None,
+    *,
+    progress: Progress = silent,
+    **options: Any,
+) -> tuple[Remedy, ...]:
     """Return assumptions that fit labelled images much better than those made; see `resprune.doubt`.
 
     Args:
         network: As it was loaded; an ONNX file has nothing to assume.
         data: The images that the accuracy was measured on.
         accuracy: Nothing is tried where it is that of a trained network, or None.
+        progress: Shown the images done.
         options: Of `resprune.data.open_data`: split, seed, batch_size.
     """
     if accuracy is None or accuracy >= doubt.DOUBTFUL or not isinstance(network, ResidualChain):
         return ()
     options.setdefault("order", VALIDATION_FIRST)
-    return doubt.remedies(network, batches_for(network, data, **(options | {"samples": doubt.IMAGES})))
+    batches = batches_for(network, data, **(options | {"samples": doubt.IMAGES}))
+    return doubt.remedies(network, batches, progress)
 
 
 def evaluate(

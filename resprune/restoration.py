@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from resprune.chain import ResidualChain
@@ -11,7 +12,7 @@ from resprune.data import CHOICE_FIRST, Batches
 from resprune.errors import DataError, UsageError
 from resprune.reading import Data, Progress, batches_for, silent, spec_for
 from resprune.records import EpochRow, PrunePlan, Recipe, Recovery
-from resprune.recovery import NOTHING_LOST, lost_by, recover
+from resprune.recovery import Recoverer
 from resprune.surgery import remove_blocks
 
 if TYPE_CHECKING:
@@ -165,14 +166,13 @@ class Restoration:
 
     def _restored(self, pruned: ResidualChain, plan: PrunePlan) -> Restored:
         steps: list[Step] = []
-        if self.images is not None:
-            steps = recover(self.chain, pruned, plan, self.images, seed=self.seed, progress=self.progress)
-        if self.healer is not None and self._lost(pruned):
-            steps.append(self.healer.heal(steps[-1][0] if steps else pruned, plan))
+        if self._recoverer is not None:
+            steps = self._recoverer.recover(pruned, plan)
+        if self.healer is not None:
+            healed = self.healer.heal(steps[-1][0] if steps else pruned, plan)
+            steps += [] if healed is None else [healed]
         return Restored(steps[-1][0] if steps else pruned, tuple(steps), self)
 
-    def _lost(self, pruned: ResidualChain) -> bool:
-        """Whether there is anything to heal."""
-        healer = self.healer
-        held_out = None if healer is None else healer.images.held_out
-        return held_out is None or lost_by(self.chain, pruned, held_out) > NOTHING_LOST
+    @cached_property
+    def _recoverer(self) -> Recoverer | None:
+        return None if self.images is None else Recoverer(self.chain, self.images, self.seed, self.progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from resprune.chain import ResidualChain, assemble
 from resprune.exporting import readback, verifying
 from resprune.families import preact
 from resprune.records import Architecture, Origin, Preprocessing
+from resprune.trajectory import Batch
 
 # For the commands that tests start: with a process on every core, two threads each are far slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -137,6 +138,17 @@ def make_images(chain: ResidualChain, count: int, seed: int = 1) -> torch.Tensor
     """Return random input for a chain."""
     shape = (count, chain.preprocessing.channels, 32, 32)
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def divergence(chain: ResidualChain, other: ResidualChain, batches: Iterable[Batch]) -> float:
+    """Return the mean over images of KL(chain || other) of the class probabilities, by its definition."""
+    total, samples = 0.0, 0
+    for images, _ in batches:
+        with torch.inference_mode():
+            p, q = (network(images).double().softmax(1) for network in (chain, other))
+        total += float((p * (p / q).log()).sum())
+        samples += len(images)
+    return total / samples
 
 
 @pytest.fixture

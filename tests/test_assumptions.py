@@ -185,3 +185,25 @@ def test_metadata_that_the_weights_contradict_is_told_and_not_believed(tmp_path:
     found = inspected(tmp_path / "net.pt")
     assert found["checkpoint"]["family"] == "cifar-resnet"
     assert "arch of the checkpoint names resnet50, which the weights do not fit" in found["notes"]
+
+
+def test_what_is_far_off_is_given_up_early() -> None:
+    images, labels, seen = torch.zeros(64, 3, 4, 4), torch.arange(64) % 4, list[int]()
+
+    def right_every(period: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        def network(few: torch.Tensor) -> torch.Tensor:
+            numbers = torch.arange(sum(seen), sum(seen) + len(few))
+            seen.append(len(few))
+            hit = numbers % period == 0
+            return nn.functional.one_hot(torch.where(hit, labels[numbers], labels[numbers] + 1), 5).float()
+
+        return network
+
+    def found(period: int, wanted: float) -> tuple[float, int]:
+        seen.clear()
+        return doubt._accuracy(right_every(period), images, labels, torch.device("cpu"), wanted), sum(seen)  # pyright: ignore
+
+    assert found(8, 0.5) == (1 / 8, doubt.SCREENED)
+    assert found(8, 0.25) == (1 / 8, 64)  # half of what is wanted: it may still come
+    assert found(8, 0.0) == (1 / 8, 64)
+    assert found(1, 0.5) == (1.0, 64)

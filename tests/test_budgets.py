@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 from commands import refusal, run
-from conftest import ARCHITECTURES, make_chain
+from conftest import ARCHITECTURES, divergence, make_chain
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from resprune import choosing, pipeline, trajectory
 from resprune.chain import ResidualChain
-from resprune.divergence import divergence
 from resprune.errors import BudgetError, DataError, UsageError
 from resprune.records import Budget, Evaluation, Latency, Method, PrunePlan, Removal
 from resprune.selection import surgical

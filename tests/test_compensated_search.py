@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ARCHITECTURES, make_chain, make_images
+from conftest import ARCHITECTURES, divergence, make_chain, make_images
 from test_folder import timm_s
 from test_surgery import removing
 from torch import Tensor
@@ -15,7 +15,6 @@ from torch import Tensor
 from resprune import refit
 from resprune.chain import ResidualChain
 from resprune.compensated_search import CUT, TRIAL_ROWS, CompensatedSearch
-from resprune.divergence import divergence
 from resprune.lines import Line
 from resprune.search import Search
 from resprune.sensitivity import order_removals

@@ -7,14 +7,13 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import ARCHITECTURES, make_chain, make_images
+from conftest import ARCHITECTURES, divergence, make_chain, make_images
 from test_surgery import removing
 from torch import Tensor, nn
 
 from resprune import compensation, refit
 from resprune.chain import ResidualChain
 from resprune.compensation import affordable_images, can_compensate, compensate
-from resprune.divergence import divergence
 from resprune.errors import DataError
 from resprune.lines import Line
 from resprune.refit import at, some_pixels, windows

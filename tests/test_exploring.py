@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas
 import pytest
 from commands import refusal, run
-from conftest import ARCHITECTURES, make_chain
+from conftest import ARCHITECTURES, divergence, make_chain
 from schemas import assert_valid
 from torch import Tensor
 
@@ -18,9 +18,8 @@ import resprune
 from resprune import pipeline, trajectory
 from resprune.chain import ResidualChain
 from resprune.data import Batches
-from resprune.divergence import divergence
 from resprune.errors import DataError
-from resprune.exploring import Judge
+from resprune.judging import Judge
 from resprune.reading import silent
 from resprune.records import Budget, PrunePlan
 from resprune.restoration import Restoration

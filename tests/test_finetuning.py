@@ -17,14 +17,13 @@ import pytest
 import torch
 import typer
 from commands import refusal, run
-from conftest import ARCHITECTURES, make_chain, make_images
+from conftest import ARCHITECTURES, divergence, make_chain, make_images
 from training import CLASSES, RECIPE, TINY, coloured, opened, same_tensors, tiny_chain
 
 import resprune
 from resprune import finetuning, trajectory
 from resprune.cli.app import app
 from resprune.data import open_data
-from resprune.divergence import divergence
 from resprune.errors import DataError, OutputError, TrainingError, UsageError, VerificationError
 from resprune.exits import SkipChainExits
 from resprune.exporting import folder as output

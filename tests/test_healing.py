@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import refusal
-from conftest import ARCHITECTURES, make_chain, make_images
+from conftest import ARCHITECTURES, divergence, make_chain, make_images
 from test_surgery import removing
 from torch import Tensor, nn
 
@@ -24,10 +24,9 @@ from resprune.choosing import choose_for
 from resprune.controls import check_labels, compare_with
 from resprune.counterparts import Counterparts
 from resprune.data import Batches
-from resprune.divergence import divergence
 from resprune.errors import DataError, UsageError
 from resprune.healing import HEALING, Healer
-from resprune.records import RECIPES, Budget, EpochRow, Evaluation, Recipe
+from resprune.records import RECIPES, Budget, EpochRow, Evaluation, PrunePlan, Recipe, Recovery
 from resprune.restoration import Restoration
 from resprune.stage_cost import feature_loss
 from resprune.surgery import remove_blocks
@@ -89,6 +88,13 @@ def healer(chain: ResidualChain, images: Path, **changes: object) -> Healer:
     return Healer.open(chain, images, recipe, device="cpu", progress=quiet)
 
 
+def heal(own: Healer, pruned: ResidualChain, plan: PrunePlan) -> tuple[ResidualChain, Recovery]:
+    """Heal a network that lost something."""
+    done = own.heal(pruned, plan)
+    assert done is not None
+    return done
+
+
 def test_a_device_is_refused_before_anything_is_computed(
     monkeypatch: pytest.MonkeyPatch, image_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -105,7 +111,7 @@ def test_a_pruned_network_comes_closer_to_the_original(image_folder: Callable[..
     chain = make_chain(ARCHITECTURES["cifar option A"])
     pruned = remove_blocks(chain, removing(chain, 1, 4))
     before = {name: tensor.clone() for name, tensor in pruned.network.state_dict().items()}
-    healed, record = healer(chain, image_folder(each=10), rate=0.002).heal(pruned, removing(chain, 1, 4))
+    healed, record = heal(healer(chain, image_folder(each=10), rate=0.002), pruned, removing(chain, 1, 4))
     assert (record.kind, record.kept, record.images, record.held_out) == (HEALING, True, 80, 20)
     assert record.after < record.before
     assert healed.architecture == pruned.architecture
@@ -160,7 +166,7 @@ def test_a_healing_that_does_harm_is_not_kept(image_folder: Callable[..., Path])
     chain = make_chain(ARCHITECTURES["cifar option A"])
     pruned = remove_blocks(chain, removing(chain, 1))
     own = healer(chain, image_folder(each=10), teacher_weight=0.0, feature_weight=0.0, rate=0.5)
-    healed, record = own.heal(pruned, removing(chain, 1))
+    healed, record = heal(own, pruned, removing(chain, 1))
     assert not record.kept
     assert healed is pruned
 
@@ -319,7 +325,7 @@ def test_images_without_labels_heal_as_labelled_ones_do(image_folder: Callable[.
     assert labelled.images.labelled
     assert not unlabelled.images.labelled
     # The labels choose the epoch, and there is one.
-    (one, first), (other, second) = (own.heal(pruned, removing(chain, 1, 4)) for own in (labelled, unlabelled))
+    (one, first), (other, second) = (heal(own, pruned, removing(chain, 1, 4)) for own in (labelled, unlabelled))
     assert (first.before, first.after) == (second.before, second.after)
     for name, tensor in one.network.state_dict().items():
         assert torch.equal(tensor, other.network.state_dict()[name])
@@ -333,6 +339,6 @@ def test_a_network_without_blocks_can_be_healed(image_folder: Callable[..., Path
     chain = make_chain(ARCHITECTURES["cifar option A"])
     cut = remove_blocks(chain, removing(chain, *range(chain.depth)))
     assert cut.depth == 0
-    healed, tried = healer(chain, image_folder(each=4)).heal(cut, removing(chain, *range(chain.depth)))
+    healed, tried = heal(healer(chain, image_folder(each=4)), cut, removing(chain, *range(chain.depth)))
     assert tried.kind == HEALING
     assert healed.depth == 0

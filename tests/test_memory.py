@@ -13,7 +13,7 @@ from conftest import ARCHITECTURES, make_chain, make_images
 from torch import Tensor, nn
 from training import RECIPE, coloured, opened, same_tensors, tiny_chain
 
-from resprune import choosing, exploring, trajectory
+from resprune import choosing, judging, trajectory
 from resprune.chain import ResidualChain
 from resprune.checking import check
 from resprune.data import open_data
@@ -251,15 +251,15 @@ def test_a_frontier_is_judged_on_smaller_batches(
     chain = tiny_chain()
     batches = open_data(images, chain.preprocessing, chain.classes, split="train")
     cut = remove_blocks(chain, PrunePlan.without((1,), chain.depth, "a test"))
-    expected, logits = exploring.Judge(chain, batches, silent)(cut), exploring.Judge._logits
+    expected, logits = judging.Judge(chain, batches, silent)(cut), judging.Judge._logits
 
-    def few(self: exploring.Judge, network: ResidualChain, batch: Tensor) -> Tensor:
+    def few(self: judging.Judge, network: ResidualChain, batch: Tensor) -> Tensor:
         if len(batch) > 20 or (network is cut and len(batch) > 10):
             raise NO_MEMORY
         return logits(self, network, batch)
 
-    monkeypatch.setattr(exploring.Judge, "_logits", few)
-    found = exploring.Judge(chain, batches, silent)(cut)
+    monkeypatch.setattr(judging.Judge, "_logits", few)
+    found = judging.Judge(chain, batches, silent)(cut)
     assert found.evaluation.accuracy == expected.evaluation.accuracy
     assert found.divergence == pytest.approx(expected.divergence)
     assert expected.divergence > 0

@@ -146,7 +146,7 @@ def analyze(
         if parquet is not None:
             write_bytes(parquet, tables.trajectory_parquet(analysis))
         accuracy = analysis.trajectory.final.accuracy
-        better = pipeline.remedies(chain, data, accuracy, split=split, seed=seed, batch_size=batch_size)
+        better = pipeline.remedies(chain, data, accuracy, progress=shell.progress, **reading)
         written = reporting.write([(found, reporting.name_of(chain.origin.path))], report, plots, force=force)
         if as_json:
             shell.print_json(found | parts.remedies(better))
@@ -184,18 +184,9 @@ def evaluate(
         read = opened()
         where = comparing.common_device(device, "", read.checkpoint)
         network = read(opener=comparing.open_network, device=where)
-        evaluation, summary = pipeline.evaluate(
-            network,
-            data,
-            progress=shell.progress,
-            split=split,
-            samples=samples,
-            seed=seed,
-            batch_size=batch_size,
-        )
-        better = pipeline.remedies(
-            network, data, evaluation.accuracy, split=split, seed=seed, batch_size=batch_size
-        )
+        reading = {"split": split, "samples": samples, "seed": seed, "batch_size": batch_size}
+        evaluation, summary = pipeline.evaluate(network, data, progress=shell.progress, **reading)
+        better = pipeline.remedies(network, data, evaluation.accuracy, progress=shell.progress, **reading)
         own = comparing.subject(network)
         if as_json:
             found = networks.evaluate(own, summary, evaluation) | reporting.made(seed)

@@ -212,7 +212,9 @@ def prune(
         )
         if pruned.outcome.seen:
             shell.say("Note: images that the figures are measured on were used to bring the network back.")
-        better = pipeline.remedies(chain, data, pruned.outcome.before.accuracy, **reading)
+        better = pipeline.remedies(
+            chain, data, pruned.outcome.before.accuracy, progress=shell.progress, **reading
+        )
         made = reporting.made(seed)
         saved = pipeline.save(pruned, out, force=force, made=made)  # last: a stop before finds nothing
         if as_json:
