@@ -13,6 +13,7 @@ from resprune.chain import ResidualChain
 from resprune.data import Batches
 from resprune.errors import BudgetError
 from resprune.memory import pass_over
+from resprune.plurals import counted
 from resprune.reading import calibration_images, silent
 from resprune.records import Alternative, Budget, Method, PrunePlan, Removal
 from resprune.restoration import Restoration, Restored
@@ -97,7 +98,7 @@ class Chooser:
         best, limit = self._tried(plan), self.budget.max_drop
         if best.drop is not None and limit is not None and best.drop > limit:
             raise BudgetError(
-                f"{plan.rule}: not both; {len(plan.removed)} blocks must go for the first, and cost"
+                f"{plan.rule}: not both; {counted(len(plan.removed), 'block')} must go for the first, and cost"
                 f" {best.drop:.2f} points",
                 where=self.chain.origin.path,
                 hint="allow more, ask for less, or heal with --heal EPOCHS",

@@ -92,6 +92,10 @@ class ExitLayer:
     def __init__(self, layer: nn.Module, rows: Rows) -> None:
         self.layer, self.rows = layer, rows
 
+    def parameter(self, name: str, exits: slice) -> Tensor:
+        """Return a parameter that the exits have, (e, ...) for the e exits of the slice."""
+        return self.rows[name][exits]
+
     def __call__(self, x: Tensor, exits: slice) -> Tensor:
         """Apply to (e, n, ...) for the e exits of the slice, all in one call."""
         # Autocast, which would do that for a layer, does not reach into vmap.
@@ -109,6 +113,10 @@ class SharedLayer:
 
     def __init__(self, layer: nn.Module) -> None:
         self.layer = layer
+
+    def parameter(self, name: str, exits: slice) -> Tensor:
+        """Return a parameter for all exits, (1, ...)."""
+        return getattr(self.layer, name)[None]
 
     def __call__(self, x: Tensor, exits: slice) -> Tensor:
         """Apply to (e, n, ...), whatever the exits are."""
@@ -133,8 +141,7 @@ class ExitProjection:
 
     def __init__(self, convolution: nn.Conv2d, rows: Rows, norm: ExitNorm) -> None:
         self.norm = norm
-        self._project = ExitLayer(convolution, rows) if rows else SharedLayer(convolution)
-        self._rows, self._convolution = rows, convolution
+        self.project = ExitLayer(convolution, rows) if rows else SharedLayer(convolution)
 
     def __call__(self, x: Tensor, exits: slice) -> Tensor:
         """Take (e, n, c_in, h, w) to (e, n, c_out, ceil(h / s), ceil(w / s)); averaged, to single pixels."""
@@ -142,8 +149,8 @@ class ExitProjection:
         mean, var = norm.wide("running_mean", exits), norm.wide("running_var", exits)
         scale, bias = norm.wide("weight", exits), norm.wide("bias", exits)
         if not norm.learns(x) or mean is None or var is None or scale is None or bias is None:
-            return norm(self._project(x, exits), exits)
-        weight = self._rows["weight"][exits] if self._rows else self._convolution.weight[None]
+            return norm(self.project(x, exits), exits)
+        weight = self.project.parameter("weight", exits)
         options = norm.momentum, norm.norm.eps, norm.stride, norm.rectified, norm.averaged
         return cast("Tensor", ProjectNorm.apply(x, weight.flatten(2), scale, bias, mean, var, *options))
 

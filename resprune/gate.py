@@ -14,6 +14,7 @@ from statistics import median
 
 from resprune import intervals
 from resprune.errors import UsageError
+from resprune.plurals import counted
 from resprune.records import BenchOutcome, Condition, Evaluation, Interval, Likeness, Limits, flag
 
 NO_LABELS = "the images have no labels"
@@ -127,9 +128,8 @@ def min_speedup(limit: float, outcome: BenchOutcome, rule: Rule) -> Condition:
     first, other = outcome.first.latency, outcome.against.latency
     speeds = [its / own for own, its in zip(first.samples_ms, other.samples_ms, strict=True)]
     interval = intervals.of_median(speeds, rule.confidence)
-    threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
-    images = "1 image" if first.batch_size == 1 else f"{first.batch_size} images"
-    detail = f"{images} a call, {first.device}, {threads}, {first.rounds:,} rounds"
+    images, threads = counted(first.batch_size, "image"), counted(first.threads, "thread")
+    detail = f"{images} a call, {first.device}, {threads}, {counted(first.rounds, 'round')}"
     measured = median(speeds)
     return rule.judge("min-speedup", "times", measured, limit, upper=False, interval=interval, detail=detail)
 

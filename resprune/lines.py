@@ -140,7 +140,7 @@ class Line:
         old, norm = self.convolution, self.norm
         assert old is not None
         weight, bias = old.weight.double(), fit.bias.to(old.weight.device)
-        scale, shift = (torch.ones_like(bias), 0.0) if norm is None else _affine(norm)
+        scale, shift = (torch.ones_like(bias), 0.0) if norm is None else _scale_and_shift(norm)
         weight = weight * scale[:, None, None, None] + fit.weight.to(weight.device)
         bias = bias + shift + (0.0 if old.bias is None else old.bias.double() * scale)
         conv = nn.Conv2d(
@@ -187,7 +187,7 @@ class Line:
             if bias is not None:
                 bias += fit.bias.to(bias)
             return
-        scale, shift = _affine(norm)
+        scale, shift = _scale_and_shift(norm)
         shift = shift + fit.bias.to(weight.device)
         if bias is not None:
             shift = shift + bias.double() * scale
@@ -206,7 +206,7 @@ class Line:
         norm.bias.copy_(shift + norm.running_mean.double() / keep)
 
 
-def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Return what a norm multiplies by, and what it then adds, (channels,), in double precision."""
     assert norm.running_mean is not None
     assert norm.running_var is not None

@@ -6,6 +6,7 @@ import shlex
 from importlib.metadata import version
 from pathlib import PurePath
 
+from resprune.plurals import counted
 from resprune.records import DataSummary, Evaluation, FinetuneOutcome, PruneOutcome
 from resprune.report import hub
 
@@ -25,7 +26,7 @@ def model_card(outcome: PruneOutcome, folder: str, command: str = "") -> str:
     measured = "seeded random inputs (no data was given)"
     if outcome.data is not None:
         split = f", split {outcome.data.split}" if outcome.data.split else ""
-        measured = f"{PurePath(outcome.data.spec).name}{split}, {outcome.data.samples} images"
+        measured = f"{PurePath(outcome.data.spec).name}{split}, {counted(outcome.data.samples, 'image')}"
     removed = ", ".join(map(str, plan.removed)) or "none"
     verified = outcome.verified
     before_recovery = " before recovery" if outcome.kept else ""
@@ -72,7 +73,7 @@ def _recovered(outcome: PruneOutcome) -> str:
             change = f"; divergence from the original on {tried.held_out} others {tried.before:.3g} ->"
             change += f" {tried.after:.3g} nats"
         figures = "" if tried.figures is None else f": accuracy {_accuracy(tried.figures)}"
-        lines.append(f"- {tried.kind}, {tried.images} images{labels}{split}{figures}{change}")
+        lines.append(f"- {tried.kind}, {counted(tried.images, 'image')}{labels}{split}{figures}{change}")
     seen = "\n\nImages that the figures are measured on are among them." if outcome.seen else ""
     return "\n\n" + "\n".join(lines) + seen
 
@@ -109,7 +110,7 @@ resprune {version("resprune")}, epoch {best.epoch} of {outcome.epochs}.
 
 Measured on {measured}; the test images were not looked at.
 
-- Trained on {outcome.data.samples} images of {PurePath(outcome.data.spec).name}: gamma {gamma},
+- Trained on {counted(outcome.data.samples, "image")} of {PurePath(outcome.data.spec).name}: gamma {gamma},
   lambda {recipe.branch_decay:g}, vanish {recipe.vanish:g}, rate {recipe.rate:g},
   batches of {recipe.batch_size}{teacher}.
 - Exit heads: {outcome.heads}. `config.json` has the whole recipe, `metrics.jsonl` the figures of every epoch.

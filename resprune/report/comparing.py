@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from resprune.plurals import counted
 from resprune.records import (
     BenchOutcome,
     Comparison,
@@ -29,7 +30,7 @@ def bench(outcome: BenchOutcome) -> RenderableType:
     latency = first.latency
     size = " x ".join(map(str, (latency.batch_size, *outcome.shape)))
     layout = ", channels last" if outcome.channels_last else ", contiguous"
-    threads = "1 thread" if latency.threads == 1 else f"{latency.threads} threads"
+    threads = counted(latency.threads, "thread")
     rounds = f"{latency.rounds:,} rounds, median (interquartile range)"
     head = Text(f"Input {size}{layout}, {latency.device}, {threads}; {rounds}")
     table = _columns([timing.subject for timing in timings])

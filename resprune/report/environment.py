@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resprune.machine import Environment, Library
+from resprune.plurals import counted
 from resprune.report.results import parts
 
 _GIB = 2**30
@@ -30,9 +31,9 @@ def table(found: Environment) -> RenderableType:
     grid.add_column(overflow="fold")
     grid.add_row("resprune", version("resprune"))
     grid.add_row("Python", f"{found.python} on {found.platform}")
-    threads = "" if found.threads is None else f", {found.threads} threads of torch"
+    threads = "" if found.threads is None else f", {counted(found.threads, 'thread')} of torch"
     bf16 = {True: ", bf16", False: ", no bf16", None: ""}[found.cpu_bf16]
-    grid.add_row("CPU", f"{found.cores} cores{threads}, {found.memory / _GIB:.1f} GiB{bf16}")
+    grid.add_row("CPU", f"{counted(found.cores, 'core')}{threads}, {found.memory / _GIB:.1f} GiB{bf16}")
     for device in found.accelerators:
         bf16 = "bf16" if device.bf16 else "no bf16"
         grid.add_row("GPU", f"{device.name}, {device.memory / _GIB:.1f} GiB, sm {device.capability}, {bf16}")

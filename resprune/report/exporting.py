@@ -8,6 +8,7 @@ from pathlib import PurePath
 from rich.console import RenderableType
 from rich.table import Table
 
+from resprune.plurals import counted
 from resprune.records import ExportOutcome
 from resprune.report import hub
 from resprune.report.wording import recipe_of
@@ -21,10 +22,12 @@ def summary(outcome: ExportOutcome) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
-    grid.add_row("network", f"{origin.architecture.name}, {origin.blocks} blocks")
+    grid.add_row("network", f"{origin.architecture.name}, {counted(origin.blocks, 'block')}")
     grid.add_row("format", f"{outcome.format}, read by {outcome.library}")
     if result.blocks > origin.blocks:
-        grid.add_row("restored", f"{result.blocks - origin.blocks} blocks whole again, their branches zero")
+        grid.add_row(
+            "restored", f"{counted(result.blocks - origin.blocks, 'block')} whole again, with a branch of zeros"
+        )
         grid.add_row("parameters", _more(origin.parameters, result.parameters))
         grid.add_row("MACs", _more(origin.macs, result.macs))
     if outcome.folded:
@@ -52,9 +55,9 @@ def card(outcome: ExportOutcome) -> str:
     source = PurePath(origin.origin.path).name
     restored = ""
     if result.blocks > origin.blocks:
+        blocks = counted(result.blocks - origin.blocks, "block")
         restored = f"""
-- Compatible form: {result.blocks - origin.blocks} blocks that had been removed are whole again with a branch
-  that is exactly zero. They cost
+- Compatible form: whole again with a branch that is exactly zero: {blocks} that had been removed. They cost
   {result.parameters - origin.parameters:,} parameters and {result.macs - origin.macs:,} MACs."""
     return f"""{hub.front_matter(_LIBRARIES[outcome.format], origin)}
 # {PurePath(outcome.folder).name}

@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from resprune.plurals import counted
 from resprune.records import Frontier, Point
 from resprune.report.wording import images_of, input_lines, percent
 
@@ -30,7 +31,7 @@ def table(found: Frontier) -> RenderableType:
             *_outputs(point, labelled=labelled),
         )
     latency, images = whole.latency, whole.latency.batch_size
-    threads = f"{latency.threads} thread{'s' if latency.threads > 1 else ''}"
+    threads = counted(latency.threads, "thread")
     batch = f"batch of {images}" if images > 1 else "one image"
     lines = [
         f"Time: {batch}, {threads}, {latency.device}, eager mode, {latency.rounds} rounds in turns, medians.",

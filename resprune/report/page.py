@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from resprune.extras import from_extra
+from resprune.plurals import counted
 from resprune.records import BlockRow, FrontierStudy, Study
 from resprune.report import plots, tradeoff, vector
 from resprune.report.drawing import Plot
@@ -126,8 +127,8 @@ def _priced(study: FrontierStudy) -> dict[str, Any]:
 def _sentence(study: Study) -> str:
     network, final = study.analysis.network, study.analysis.trajectory.final
     text = (
-        f"{network.architecture.name} has {network.blocks} blocks, {network.parameters:,} parameters and"
-        f" {network.macs:,} multiply-accumulates an image."
+        f"{network.architecture.name} has {counted(network.blocks, 'block')}, {network.parameters:,} parameters"
+        f" and {network.macs:,} multiply-accumulates an image."
     )
     if final.accuracy is None:
         return f"{text} The images have no labels, so there are no accuracies and losses."
@@ -142,8 +143,8 @@ def _control(study: Study) -> str:
         return ""
     low, high = min(control.change_relative), max(control.change_relative)
     text = (
-        f"Control: {control.removed} blocks removed at random, {len(control.change_relative)} times, change the"
-        f" output by {low:.2g} to {high:.2g} of its norm"
+        f"Control: {counted(control.removed, 'block')} removed at random, {len(control.change_relative)} times,"
+        f" change the output by {low:.2g} to {high:.2g} of its norm"
     )
     if control.agreement:
         text += f" and leave the top class on {percent(min(control.agreement))} to"

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from resprune.plurals import counted
 from resprune.records import (
     Analysis,
     Assumption,
@@ -102,7 +103,7 @@ def _words(analysis: Analysis) -> list[str]:
     band = analysis.control
     if band is None:
         return [suggestion(analysis)]
-    blocks = "1 block" if band.removed == 1 else f"{band.removed} blocks"
+    blocks = counted(band.removed, "block")
     changes, kept = band.change_relative, band.agreement
     return [
         suggestion(analysis),
@@ -121,8 +122,9 @@ def bounds(found: Bounds, network: NetworkSummary, sub: NetworkSummary, data: Da
     second = (found.average_loss, found.average_loss_bound, found.average_loss_gap)
     table.add_row("bound 1: J, J_bar", *map(number, first))
     table.add_row("bound 2: L_avg, L_bar_avg", *map(number, second))
+    blocks = counted(network.blocks, "block")
     head = (
-        f"Bounds of {network.blocks} blocks with a SubResNet of {found.sub_blocks} ({sub.origin.path}), gamma"
+        f"Bounds of {blocks} with a SubResNet of {found.sub_blocks} ({sub.origin.path}), gamma"
         f" {found.gamma:g}, lambda {found.branch_decay:g}: L_bar {number(found.sub_loss)} nats"
     )
     note = "The theorems are about training losses at the optimum"

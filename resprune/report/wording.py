@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
+from resprune.plurals import counted
 from resprune.records import BARE, Analysis, BlockRow, DataSummary, Preprocessing, ReadBack
 
 
@@ -30,8 +31,7 @@ def number(value: float | None) -> str:
 def images_of(data: DataSummary) -> str:
     """Return which images something was measured on."""
     split = f" ({data.split})" if data.split else ""
-    count = "1 image" if data.samples == 1 else f"{data.samples:,} images"
-    return f"{count} of {data.spec}{split}"
+    return f"{counted(data.samples, 'image')} of {data.spec}{split}"
 
 
 def ranges(indices: Sequence[int]) -> str:
