@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 
+from torch import Tensor
+
 from resprune import trajectory
 from resprune.allowance import Allowance
 from resprune.chain import ResidualChain
@@ -19,7 +21,7 @@ from resprune.records import Alternative, Budget, Method, PrunePlan, Removal
 from resprune.restoration import Restoration, Restored
 from resprune.savings import savings
 from resprune.selection import surgical
-from resprune.sensitivity import removals
+from resprune.sensitivity import divergence_without, removals
 from resprune.surgery import remove_blocks
 
 
@@ -75,7 +77,7 @@ class Chooser:
         Raises:
             BudgetError: where it cannot be had.
         """
-        coming = self._removals(self.method)
+        coming = self._removals()
         if not self.budget.sizes:
             best = self._as_many_as_possible(coming)
         else:
@@ -105,11 +107,14 @@ class Chooser:
             )
         return best
 
-    def _removals(self, method: Method) -> Iterator[Removal]:
-        seed = self.restoration.seed
-        seen = calibration_images(self.images, seed)
-        price = self.price if method == self.method else None
-        return removals(self.chain, seen, method=method, compensated=self.compensated, price=price, seed=seed)
+    @cached_property
+    def _seen(self) -> list[Tensor]:
+        """Return the images that removals are tried on."""
+        return calibration_images(self.images, self.restoration.seed)
+
+    def _removals(self) -> Iterator[Removal]:
+        wish = {"method": self.method, "compensated": self.compensated, "seed": self.restoration.seed}
+        return removals(self.chain, self._seen, price=self.price, **wish)
 
     def _too_slow(self, found: Sequence[Removal]) -> BudgetError:
         """Return what says how fast the network is without any block."""
@@ -175,14 +180,12 @@ class Chooser:
         """Return what taking blocks from the end would do, for the same sizes or as many blocks."""
         if self.method == "tail" or plan.is_tail:
             return ()
-        coming, found = self._removals("tail"), list[Removal]()
-        by_size = bool(self.allowance.sizes) and self.budget.speedup is None
-
-        def gone() -> tuple[int, ...]:
-            return tuple(sorted(removal.index for removal in found))
-
-        while self.allowance.missed(gone()) if by_size else len(found) < len(plan.removed):
-            found += islice(coming, 1)
+        depth, count = self.chain.depth, len(plan.removed)
+        if self.allowance.sizes and self.budget.speedup is None:
+            count = next(n for n in range(depth + 1) if not self.allowance.missed(range(depth - n, depth)))
+        gone = tuple(range(depth - count, depth))
+        wish = {"compensated": self.compensated, "seed": self.restoration.seed}
+        divergence = divergence_without(self.chain, self._seen, gone, **wish)
         saved = savings(self.chain)
-        macs = self.chain.summary.macs - sum(saved[k] for k in gone())
-        return (Alternative("tail", gone(), found[-1].divergence, macs),)
+        macs = self.chain.summary.macs - sum(saved[k] for k in gone)
+        return (Alternative("tail", gone, divergence, macs),)

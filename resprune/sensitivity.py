@@ -126,6 +126,28 @@ def removals(
         yield going.remove_one_of(left)
 
 
+def divergence_without(
+    chain: ResidualChain,
+    images: Sequence[Tensor],
+    blocks: Collection[int],
+    *,
+    compensated: bool = False,
+    seed: int = 0,
+) -> float:
+    """Return how far the output is from the original's without these blocks, in nats, as a trial tells it.
+
+    Args:
+        chain: In eval mode; left as it is.
+        images: Batches (n, c, h, w), preprocessed.
+        blocks: At least one.
+        compensated: See `removals`.
+        seed: Of the pixels that fits look at.
+    """
+    search = (CompensatedSearch if compensated else Search)(chain, images, seed, lambda passes: None)
+    first, *others = sorted(blocks)
+    return search.within_memory(lambda: search.try_each(others, [first]))[first]
+
+
 @dataclass
 class _Elimination:
     """Blocks that go one after another, and what is known of those that stay.

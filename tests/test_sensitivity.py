@@ -16,7 +16,7 @@ from resprune.errors import ArchitectureError, DataError, UsageError
 from resprune.records import Architecture, Method, PrunePlan, Removal
 from resprune.savings import savings
 from resprune.search import FEWEST, SHARE, Search, gated
-from resprune.sensitivity import order_removals
+from resprune.sensitivity import divergence_without, order_removals
 from resprune.stage_cost import vanishing_group
 from resprune.surgery import remove_blocks, skip_blocks
 
@@ -295,3 +295,10 @@ def test_what_cannot_be_is_refused(small: ResidualChain) -> None:
         small.network.get_parameter("linear.bias").fill_(float("nan"))
     with pytest.raises(ArchitectureError, match="not finite"):
         order_removals(small, images)
+
+
+def test_what_a_set_of_blocks_adds_is_what_greedy_found(small: ResidualChain) -> None:
+    images = make_images(small, 8)
+    order = order_removals(small, images.split(3), count=3, effort=math.inf)
+    found = divergence_without(small, images.split(3), [removal.index for removal in order])
+    assert found == pytest.approx(order[-1].divergence, rel=1e-4)
