@@ -83,7 +83,10 @@ def _few(batches: Iterable[Batch]) -> tuple[Tensor, Tensor | None]:
         labels.append(targets)
         if sum(map(len, images)) >= IMAGES:
             break
-    return torch.cat(images)[:IMAGES], torch.cat(labels)[:IMAGES]
+    inputs, known = torch.cat(images)[:IMAGES], torch.cat(labels)[:IMAGES]
+    # Class folders are sorted by class: their first images would be no sample to give anything up on.
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
+    return inputs[order], known[order]
 
 
 def _accuracy(

@@ -207,3 +207,12 @@ def test_what_is_far_off_is_given_up_early() -> None:
     assert found(8, 0.25) == (1 / 8, 64)  # half of what is wanted: it may still come
     assert found(8, 0.0) == (1 / 8, 64)
     assert found(1, 0.5) == (1.0, 64)
+
+
+def test_classes_come_mixed() -> None:
+    batches = [(torch.full((100, 3, 2, 2), float(label)), torch.full((100,), label)) for label in range(3)]
+    images, labels = doubt._few(batches)
+    assert labels is not None
+    assert torch.equal(images[:, 0, 0, 0].long(), labels)
+    assert len(labels) == doubt.IMAGES
+    assert labels[: doubt.SCREENED].unique().tolist() == [0, 1, 2]
