@@ -14,6 +14,7 @@ from rich.console import Console
 
 from resprune import chooser, pipeline, reading, recovery
 from resprune.data import open_data
+from resprune.judging import Judge
 from resprune.records import Budget
 from resprune.report import card, pruning
 
@@ -129,7 +130,7 @@ def test_statistics_are_re_estimated_by_default(
 def outcome(cifar_file: Path, data: Path, monkeypatch: pytest.MonkeyPatch, better: bool) -> pipeline.Pruned:
     """Prune with a recovery that helps, or does not, whatever the images are."""
     divergences = iter([0.5, 0.25, 0.375, 0.125] if better else [0.5, 0.75, 1.0, 0.75])
-    monkeypatch.setattr(recovery, "divergence", lambda *given, **how: next(divergences))
+    monkeypatch.setattr(Judge, "divergence", lambda judge, network: next(divergences))
     chain = pipeline.load(cifar_file, device="cpu")
     return pipeline.prune(chain, pipeline.select(remove=[1, 4], blocks=8), data)
 
