@@ -23,8 +23,9 @@ from resprune.trajectory import Batch
 IMAGES = 256
 """How many images an assumption is tried on."""
 SCREENED = 16
-"""So many at a time; it is given up where it does not reach half of the accuracy that it would need. Some of
-what is tried costs sixteen times as much as the network itself."""
+"""So many at a time: some of what is tried costs sixteen times as much as the network itself."""
+FAR = 0.7
+"""It is given up below this share of the accuracy that it would need, of which a mere guess reaches half."""
 DOUBTFUL = 0.5
 """Accuracy below which others are tried; many a sound network is below, and then no other is better."""
 
@@ -98,7 +99,7 @@ def _accuracy(
         logits = network(few.to(device, memory_format=torch.channels_last))
         hits += int((logits.argmax(1).cpu() == targets).sum())
         seen += len(few)
-        if hits < wanted / 2 * seen:
+        if hits < FAR * wanted * seen:
             break
     return hits / seen
 
