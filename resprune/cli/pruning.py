@@ -188,8 +188,7 @@ def prune(
             shell.say("Note: the plan was chosen on the test images; what they say of it is too good.")
         if dry_run or out is None:
             if as_json:
-                planned = prunings.planned(plan, chain.summary, result, choice)
-                shell.print_json(planned | reporting.made(seed))
+                shell.print_json(prunings.planned(plan, chain.summary, result, choice) | reporting.made(seed))
             return
         pruned = pipeline.prune(
             chain,
@@ -212,9 +211,8 @@ def prune(
         )
         if pruned.outcome.seen:
             shell.say("Note: images that the figures are measured on were used to bring the network back.")
-        better = pipeline.remedies(
-            chain, data, pruned.outcome.before.accuracy, progress=shell.progress, **reading
-        )
+        accuracy = pruned.outcome.before.accuracy
+        better = pipeline.remedies(chain, data, accuracy, progress=shell.progress, **reading)
         made = reporting.made(seed)
         saved = pipeline.save(pruned, out, force=force, made=made)  # last: a stop before finds nothing
         if as_json:
