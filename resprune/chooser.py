@@ -113,8 +113,14 @@ class Chooser:
         return calibration_images(self.images, self.restoration.seed)
 
     def _removals(self) -> Iterator[Removal]:
-        wish = {"method": self.method, "compensated": self.compensated, "seed": self.restoration.seed}
-        return removals(self.chain, self._seen, price=self.price, **wish)
+        return removals(
+            self.chain,
+            self._seen,
+            method=self.method,
+            compensated=self.compensated,
+            price=self.price,
+            seed=self.restoration.seed,
+        )
 
     def _too_slow(self, found: Sequence[Removal]) -> BudgetError:
         """Return what says how fast the network is without any block."""
@@ -184,8 +190,9 @@ class Chooser:
         if self.allowance.sizes and self.budget.speedup is None:
             count = next(n for n in range(depth + 1) if not self.allowance.missed(range(depth - n, depth)))
         gone = tuple(range(depth - count, depth))
-        wish = {"compensated": self.compensated, "seed": self.restoration.seed}
-        divergence = divergence_without(self.chain, self._seen, gone, **wish)
+        divergence = divergence_without(
+            self.chain, self._seen, gone, compensated=self.compensated, seed=self.restoration.seed
+        )
         saved = savings(self.chain)
         macs = self.chain.summary.macs - sum(saved[k] for k in gone)
         return (Alternative("tail", gone, divergence, macs),)
