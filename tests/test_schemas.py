@@ -35,7 +35,18 @@ def test_schemas_are_schemas_and_complete(command: str) -> None:
 
 
 def test_a_command_without_json_has_no_schema() -> None:
-    assert "no command 'families' that prints JSON; use inspect, analyze" in refusal(2, "schema", "families")
+    assert "no command 'schema' that prints JSON; use inspect, analyze" in refusal(2, "schema", "schema")
+
+
+def test_families() -> None:
+    found = json_of("families")
+    assert_valid(found)
+    by_name = {own["networks"]: own for own in found["families"]}
+    assert "resnet50" in by_name["torchvision ResNet, timm's plain ones"]["names"]
+    assert by_name["torchvision RegNet"]["loads_in"] == ["torchvision", "resprune"]
+    refused = [own for own in found["families"] if own["refused"]]
+    assert refused
+    assert not any(own["loads_in"] for own in refused)
 
 
 def test_inspect_evaluate_and_bench(cifar_file: Path) -> None:

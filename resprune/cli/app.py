@@ -236,15 +236,18 @@ def families(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="As the table of docs/families.md, with every name.")
     ] = False,
+    as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """List the networks that are read, and the libraries that load a pruned one."""
     with shell.command(debug):
         from resprune.families import FAMILIES
-        from resprune.report import tables
+        from resprune.report import families as told
 
         groups = [group for family in FAMILIES for group in family.variants()]
-        if markdown:
-            shell.print_text(tables.families_markdown(groups))
+        if as_json:
+            shell.print_json(told.result(groups))
+        elif markdown:
+            shell.print_text(told.markdown(groups))
         else:
-            shell.show(tables.families(groups))
+            shell.show(told.table(groups))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from io import BytesIO
 from pathlib import PurePath
 
@@ -22,7 +21,6 @@ from resprune.records import (
     Preprocessing,
     Remedy,
     Subject,
-    Variants,
 )
 from resprune.report.wording import (
     images_of,
@@ -152,28 +150,6 @@ def remedy(found: tuple[Remedy, ...]) -> str:
         f"The accuracy is that of a wrong assumption: on {best.samples} images it is {percent(best.before)} %,"
         f" and {percent(best.accuracy)} % with {best.flags}. Run the command again with that."
     )
-
-
-def families(groups: Sequence[Variants]) -> RenderableType:
-    """Return what is read, with the number of names."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    table.add_column("networks")
-    table.add_column("names", justify="right")
-    table.add_column("pruned loads in")
-    for group in groups:
-        table.add_row(group.group, str(len(group.names) or ""), _loads_in(group))
-    return table
-
-
-def families_markdown(groups: Sequence[Variants]) -> str:
-    """Return the same as a Markdown table with every name."""
-    lines = ["| networks | names | a pruned one loads in |", "|---|---|---|"]
-    lines += [f"| {group.group} | {' '.join(group.names)} | {_loads_in(group)} |" for group in groups]
-    return "\n".join(lines)
-
-
-def _loads_in(group: Variants) -> str:
-    return f"refused: {group.refused}" if group.refused else ", ".join((*group.loads_in, "resprune"))
 
 
 def trajectory_csv(analysis: Analysis) -> str:

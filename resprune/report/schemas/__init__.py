@@ -14,6 +14,7 @@ from resprune.report.schemas.parts import PARTS
 from resprune.report.schemas.words import TEXT, Schema, record, ref
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
+_WITHOUT_NETWORK = ("env", "families")
 
 
 def schema(command: str) -> Schema:
@@ -26,7 +27,7 @@ def schema(command: str) -> Schema:
         raise UsageError(f"no command {command!r} that prints JSON", hint=f"use {', '.join(COMMANDS)}")
     title, body = COMMANDS[command]
     head = {"schema": {"const": f"resprune/{command}/1"}, "version": TEXT}
-    if command != "env":
+    if command not in _WITHOUT_NETWORK:
         head |= {"checkpoint": ref("network"), "made?": ref("made")}
     whole = record({**head, **body}, title)
     parts: Schema = {}

@@ -279,4 +279,19 @@ COMMANDS: dict[str, tuple[str, Schema]] = {
             },
         },
     ),
+    "families": (
+        "What resprune families --json prints.",
+        {
+            "families": array(
+                record(
+                    {
+                        "networks": text("What they are."),
+                        "names": array(text("As the library or the authors name them.")),
+                        "loads_in": array(text("Whose own classes hold a pruned one.")),
+                        "refused": or_null(text("Why they are not read.")),
+                    }
+                )
+            )
+        },
+    ),
 }
