@@ -133,6 +133,7 @@ def _fit(image: Image.Image, where: str, recipe: Preprocessing) -> Image.Image:
         raise DataError(
             f"the network takes {recipe.width}x{recipe.height} pixels, {recipe.channels} channels; got {got}",
             where=where,
-            hint="use the data that the network was trained on; --resize scales images of another size",
+            hint="use the data that the network was trained on; --input-size says what it takes,"
+            " --resize scales other images to that",
         )
     return image
