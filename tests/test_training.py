@@ -7,50 +7,31 @@ import math
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
-from accelerate.utils import DistributedType
 from conftest import ARCHITECTURES, make_chain, make_images
 from torch import Tensor, nn
 from torch.nn import functional as F
 from training import RECIPE, coloured, opened, same_tensors, tiny_chain
 
-from resprune import devices, training
+from resprune import training
 from resprune.chain import ResidualChain
 from resprune.data import normalise
 from resprune.errors import TrainingError, UsageError
-from resprune.families import preact
 from resprune.records import RECIPES, EpochRow, Recipe
-from resprune.stage_cost import stage_cost, vanishing_group
+from resprune.stage_cost import vanishing_group
 from resprune.training import Listener, Plan, train
 from resprune.training import loop as training_loop
-from resprune.training.engine import _own_device
-from resprune.training.learner import Learner
-from resprune.training.student import Student
 from resprune.training.synced import SyncedNorms
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return coloured(tmp_path_factory.mktemp("images"))
-
-
-def learner(chain: ResidualChain, recipe: Recipe, teacher: ResidualChain | None = None) -> Learner:
-    return Learner(chain, teacher, recipe, Plan.of(recipe, 48, 1), training.engine("cpu"))
-
-
-def parts(count: int, n: int = 8) -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(5)
-    images = torch.randint(0, 256, (count, n, 3, 16, 16), generator=generator, dtype=torch.uint8)
-    return [(batch, torch.arange(n) % 4) for batch in images]
 
 
 def test_a_plain_run_is_plain_pytorch(folder: Path) -> None:
@@ -148,21 +129,6 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(
         assert figures == [replace(row, seconds=0.0, images_per_second=None) for row in whole.rows]
 
 
-def test_parts_of_a_batch_add_up() -> None:
-    """Two halves that are alike have the batch statistics of the whole."""
-    recipe = replace(RECIPE, gamma=0.1, teacher_weight=0.0)
-    (images, labels), chain = parts(1)[0], tiny_chain()
-    whole, halves = learner(chain, recipe), learner(chain, replace(recipe, accumulate=2))
-    for one in (whole, halves):
-        one.student.train()
-    sums = whole.step(0, iter([(torch.cat([images, images]), torch.cat([labels, labels]))]))
-    split = halves.step(0, iter([(images, labels), (images, labels)]))
-    torch.testing.assert_close(sums, split)
-    theirs = dict(halves.student.named_parameters())
-    for name, parameter in whole.student.named_parameters():
-        torch.testing.assert_close(parameter, theirs[name], rtol=1e-4, atol=1e-6)
-
-
 @pytest.mark.parametrize("shape", [(6, 3), (6, 3, 5), (6, 3, 5, 4), (2, 3, 5, 4, 2)])
 def test_synced_norms_of_one_process_are_plain_norms(shape: tuple[int, ...], tmp_path: Path) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
@@ -185,33 +151,6 @@ def test_synced_norms_of_one_process_are_plain_norms(shape: tuple[int, ...], tmp
     torch.testing.assert_close(found[synced], found[plain], rtol=1e-4, atol=1e-5)
 
 
-def test_separate_heads_learn_at_the_rate_divided_by_gamma() -> None:
-    recipe = replace(
-        RECIPE, gamma=0.05, heads="separate", momentum=0.0, weight_decay=0.01, teacher_weight=0.0, rate=0.1
-    )
-    one = learner(tiny_chain(), recipe)
-    one.student.train()
-    name, parameter = next((n, p) for n, p in one.student.own.named_parameters() if n == "fc__weight")
-    before, (images, labels) = parameter.detach().clone(), parts(1)[0]
-    twin = copy.deepcopy(one.student)
-    x = normalise(images, one.student.chain.preprocessing).contiguous(memory_format=torch.channels_last)
-    # Exit k's head sees the gradient of its own loss, as if it were trained alone at the base rate.
-    stage_cost(twin(x)[0], labels, 1.0).total.backward()
-    grad = dict(twin.own.named_parameters())[name].grad
-    assert grad is not None
-    one.step(0, iter([(images, labels)]))
-    torch.testing.assert_close(parameter, before - 0.1 * (grad + 0.01 * before), rtol=1e-4, atol=1e-6)
-
-
-def test_branches_and_all_else_decay_each_at_their_own_rate() -> None:
-    groups = Student(tiny_chain(), "shared", CPU).groups(replace(RECIPE, branch_decay=0.5, weight_decay=0.25))
-    chain = tiny_chain()
-    inside = sum(p.numel() for block in chain.blocks for p in block.branch.parameters())
-    sizes = {group["weight_decay"]: sum(p.numel() for p in group["params"]) for group in groups}  # pyright: ignore[reportGeneralTypeIssues, reportAttributeAccessIssue]
-    everything = sum(p.numel() for p in chain.network.parameters())
-    assert sizes == {0.5: inside, 0.25: everything - inside}
-
-
 def test_vanished_branches_are_counted_and_dropping_them_is_exact(folder: Path) -> None:
     recipe = replace(RECIPE, vanish=8.0, gamma=0.2, ema=0.5, epochs=3)
     trained = train(tiny_chain(), opened(folder), recipe)
@@ -224,75 +163,6 @@ def test_vanished_branches_are_counted_and_dropping_them_is_exact(folder: Path) 
         for block in chain.blocks:
             assert block.index not in zero or torch.equal(block(x), block.skip(x))
             x = block(x)
-
-
-def test_the_teacher_is_the_untouched_network() -> None:
-    chain = tiny_chain()
-    one = learner(chain, replace(RECIPE, teacher_weight=1.0, gamma=0.0, rate=0.5), teacher=chain)
-    one.student.train()
-    images, labels = parts(1)[0]
-    with torch.inference_mode():
-        x = normalise(images, chain.preprocessing)
-        expected = chain(x)
-    one.step(0, iter([(images, labels)]))
-    assert one.teacher is not None
-    with torch.inference_mode():
-        torch.testing.assert_close(one.teacher(x)[0][:, 0], expected, rtol=1e-4, atol=1e-5)
-    assert not one.teacher.training
-
-
-@pytest.mark.parametrize("heads", ["shared", "separate"])
-def test_a_compiled_step_is_the_eager_one(heads: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Traced and differentiated ahead of time as always; only the code is torch's own, not a compiler's."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    torch.compiler.reset()
-    recipe = replace(RECIPE, gamma=0.1, heads=heads, teacher_weight=0.0)
-    smallest = preact.architecture("smallest", [1, 1], [4, 8], in_channels=3, classes=4)
-    chain, (images, labels) = tiny_chain(architecture=smallest), parts(1)[0]
-    x = normalise(images, chain.preprocessing).contiguous(memory_format=torch.channels_last)
-    found: list[dict[str, Any]] = []
-    for compiled in (False, True):
-        one = learner(chain, replace(recipe, compile=compiled))
-        assert (one.student._compiled_call_impl is not None) is compiled
-        one.student.train()
-        logits, _ = one.model(x)
-        stage_cost(logits, labels, 0.1).total.backward()
-        grads = {name: parameter.grad for name, parameter in one.student.named_parameters()}
-        found.append({"logits": logits, "statistics": dict(one.student.named_buffers()), "gradients": grads})
-    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
-
-
-def test_images_of_plain_epochs_are_not_mixed() -> None:
-    sums = {}
-    for plain in (0, 1):
-        for mixup in (0.0, 0.4):
-            one = learner(tiny_chain(), replace(RECIPE, epochs=1, plain_epochs=plain, mixup=mixup))
-            one.student.train()
-            sums[plain, mixup] = one.step(0, iter(parts(1)))
-    assert torch.equal(sums[1, 0.4], sums[1, 0.0])
-    assert not torch.equal(sums[0, 0.4], sums[0, 0.0])
-
-
-def test_the_average_follows_the_weights() -> None:
-    one = learner(tiny_chain(), replace(RECIPE, ema=0.9, gamma=0.0, teacher_weight=0.0))
-    one.student.train()
-    start = one.average.network.state_dict()["fc.weight"].clone()
-    one.step(0, iter(parts(1)))
-    now, learned = one.average.network.state_dict()["fc.weight"], one.student.network.state_dict()["fc.weight"]
-    assert not torch.equal(now, start)
-    apart = (now - start).norm() / (learned - start).norm()
-    assert 0.0 < float(apart) <= 1.0 + 1e-6
-
-
-def test_bf16_stays_close_to_fp32() -> None:
-    figures = {}
-    for precision in ("fp32", "bf16"):
-        one = learner(tiny_chain(), replace(RECIPE, precision=precision, gamma=0.1, teacher_weight=0.0))
-        one.student.train()
-        figures[precision] = one.step(0, iter(parts(1)))
-        assert {p.dtype for p in one.student.parameters()} == {torch.float32}
-    torch.testing.assert_close(figures["bf16"], figures["fp32"], rtol=0.05, atol=0.05)
-    assert not torch.equal(figures["bf16"], figures["fp32"])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(folder: Path) -> None:
@@ -337,74 +207,6 @@ def test_no_state_is_written_whose_loss_was_not_looked_at(
     with pytest.raises(TrainingError, match="the loss is not finite at step 4 of 12"):
         train(tiny_chain(), opened(folder), replace(recipe, rate=1e20), listener=listener)
     assert states == [0]
-
-
-def test_every_process_reads_its_share_of_every_batch() -> None:
-    recipe = replace(RECIPE, batch_size=12, accumulate=2, epochs=2)
-    alone, shared = Plan.of(recipe, 50, 1), Plan.of(recipe, 50, 3)
-    assert (alone.steps_an_epoch, alone.steps, alone.part, shared.part) == (4, 8, 6, 2)
-    for epoch in range(2):
-        batches = _joined(alone.keys(epoch, 0, 0))
-        shares = [_joined(shared.keys(epoch, 0, rank)) for rank in range(3)]
-        for step, batch in enumerate(batches):
-            assert sorted(batch) == sorted(key for share in shares for key in share[step])
-        seen = [index for batch in batches for index, _ in batch]
-        assert len(set(seen)) == len(seen) == 48
-        assert alone.keys(epoch, 2, 0) == alone.keys(epoch, 0, 0)[4:]
-    assert alone.keys(0, 0, 0) != alone.keys(1, 0, 0)
-
-
-def _joined(parts: list[list[tuple[int, int]]]) -> list[list[tuple[int, int]]]:
-    """Join every two parts to what a process reads of one batch."""
-    return [first + second for first, second in zip(parts[::2], parts[1::2], strict=True)]
-
-
-def test_what_is_asked_for_is_what_one_gets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accelerate keeps one state for the life of a process; the GPUs of this one are pretended."""
-    monkeypatch.setattr(devices, "_compute", lambda device: 0.0)
-    for name in ("cpu", "cuda", "cpu", "cuda:1", "cuda", "cpu", "auto", "cpu"):
-        best = "cuda" if torch.cuda.is_available() else "cpu"
-        assert training.engine(name).device == torch.device(best if name == "auto" else name)
-    # A launcher's processes have met on one kind of device, and cannot be moved to another.
-    monkeypatch.setitem(PartialState._shared_state, "distributed_type", DistributedType.MULTI_CPU)
-    with pytest.raises(UsageError, match="train on cpu already, and not on cuda; train on the other device in"):
-        training.engine("cuda")
-
-
-def test_a_launcher_gives_every_process_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[str] = []
-    monkeypatch.setattr(devices, "_compute", lambda device: tried.append(str(device)))
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    with pytest.raises(UsageError, match="'cuda:1' is asked for, and the launcher gives every process its own"):
-        training.engine("cuda:1")
-    for gpus in (2, 0):
-        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda gpus=gpus: gpus > 0)
-        for name in ("auto", "cuda", "cpu"):
-            _own_device(name)
-    assert tried == ["cuda:1", "cuda:1", "cpu", "cpu", "cuda", "cpu"]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    _own_device("auto")
-    assert tried[-1] == "cpu"
-    with pytest.raises(UsageError, match="'cuda' is asked for, and the launcher"):
-        training.engine("cuda")
-
-
-@pytest.mark.parametrize("name", ["cpu:0", "mps", "meta", "cuda:", "cuda:x", "gpu"])
-def test_devices_that_nothing_can_be_trained_on(name: str) -> None:
-    with pytest.raises(UsageError, match="nothing can be trained on device"):
-        training.engine(name)
-
-
-def test_a_device_that_is_not_there_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"device 'cuda:99' cannot be used .*; use --device cpu"):
-        training.engine("cuda:99")
-
-
-def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
-    with pytest.raises(UsageError, match="cannot be cut into 3 process"):
-        Plan.of(replace(RECIPE, batch_size=16), 50, 3)
 
 
 def test_the_last_epochs_see_plain_images(folder: Path) -> None:
