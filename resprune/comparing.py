@@ -116,6 +116,8 @@ def bench(
     images = images.to(
         devices.pop(), memory_format=torch.channels_last if channels_last else torch.contiguous_format
     )
+    if "compiled" in modes:
+        torch.compiler.reset()  # its limit counts all networks of a process; past it they run eagerly, untold
     calls = [_ready(own, how, images) for own, how in zip(networks, modes, strict=True)]
     measured = latency.measure(calls, images, rounds=rounds, seconds=seconds)
     timings = [

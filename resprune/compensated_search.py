@@ -22,8 +22,11 @@ MOST_UNKNOWNS = 1024
 """Parts behind the removal whose fits have more are left as they are: the cost grows with their cube."""
 FEWEST_FITTED = 64
 """Images that it looks at, at least, where there are twice as many or more: others judge it."""
-CUT = 0.05
-"""Weight of what the cut alone does: where fits are about as good, the removal goes that asks less of them."""
+CUT = 0.3
+"""Weight, in nats, of what the cut alone does: of removals that fits make up for about as well, the one goes
+that does less by itself, as it asks less of fits made on few images."""
+CUT_SCALE = 0.5
+"""Nats of divergence after the cut from which on more hardly counts: such outputs need the fits in any case."""
 CUT_SHARE = 8
 """That is measured on one image in so many."""
 
@@ -139,13 +142,13 @@ class CompensatedSearch(Search):
         return {k: total / seen for k, total in sums.items()}
 
     def weigh(self, removed: Collection[int], tried: Mapping[int, float]) -> dict[int, float]:
-        """Return the divergence after the fits, and a little of what the cut alone would do.
+        """Return the divergence after the fits, and a share of what the cut alone would do.
 
-        That is ``CUT (1 - exp(-D))``, D the divergence without any fit, roughly: it saturates, as outputs that
-        are wrong cannot become wronger.
+        That is ``CUT (1 - exp(-D / CUT_SCALE))``, D the divergence without any fit, roughly: it saturates, as
+        outputs that are wrong cannot become wronger.
         """
         cut = super().try_each(removed, tried, self.one_in(CUT_SHARE))
-        return {k: fitted - CUT * math.expm1(-cut[k]) for k, fitted in tried.items()}
+        return {k: fitted - CUT * math.expm1(-cut[k] / CUT_SCALE) for k, fitted in tried.items()}
 
     def settle(self, k: int, removed: Collection[int]) -> None:
         """Keep the fits of a block that goes."""

@@ -24,6 +24,8 @@ def usable(name: str, also: Callable[[torch.device], object] = lambda device: No
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):  # others lack double precision, or are not waited for
+            raise UsageError(f"device {name!r} is not supported", hint="use --device auto, cpu, cuda or cuda:1")
         _compute(device)
         also(device)
     except (RuntimeError, AssertionError) as error:

@@ -65,6 +65,7 @@ class _Way:
         stride: Of the pixels that are looked at, in both directions.
         alone: Layers without tensors that leave little of a state: passed before it waits for others.
         together: Layers that the waiting states pass as one batch.
+        overwrites: Whether the first of them works in place, on what is the network's own state too.
     """
 
     first: int
@@ -72,6 +73,7 @@ class _Way:
     stride: int
     alone: tuple[nn.Module, ...]
     together: tuple[Layer, ...]
+    overwrites: bool
 
 
 class SkipChainExits:
@@ -96,7 +98,7 @@ class SkipChainExits:
             layers += leaves(chain.head)
             alone = _up_to_pooling(layers)
             together = tuple(exit_layers(layers[len(alone) :], self._rows_of))
-            yield _Way(first, end - 1, stride, tuple(alone), together)
+            yield _Way(first, end - 1, stride, tuple(alone), together, _overwrites(layers))
 
     def _rows_of(self, layer: nn.Module) -> Rows:
         own = {name: self._names.get(id(t), "") for name, t in layer.state_dict(keep_vars=True).items()}
@@ -132,9 +134,11 @@ class ExitPass:
             x, state = _Tap.apply(x, way.stride)  # pyright: ignore[reportGeneralTypeIssues]
         elif way.stride > 1:
             state = x[:, :, :: way.stride, :: way.stride]
+        if way.overwrites:
+            state = state.clone(memory_format=torch.preserve_format)
         for layer in way.alone:
             state = layer(state)
-        if way.stride > 1 and not way.alone and not x.requires_grad:
+        if way.stride > 1 and not way.alone and not way.overwrites and not x.requires_grad:
             # A copy, not a view: a view would keep the whole state alive.
             state = state.clone(memory_format=torch.preserve_format)
         self._waiting.append(state)
@@ -192,6 +196,12 @@ def _up_to_pooling(layers: Sequence[nn.Module]) -> list[nn.Module]:
         if not isinstance(layer, nn.ReLU | nn.Identity | PadChannels | Subsample):
             break
     return []
+
+
+def _overwrites(layers: Sequence[nn.Module]) -> bool:
+    """Whether the first layer that does anything in inference works in place."""
+    first = next((layer for layer in layers if not isinstance(layer, (nn.Identity, nn.Dropout))), None)
+    return bool(getattr(first, "inplace", False))
 
 
 def _look_ahead(steps: Sequence[nn.Module], training: bool) -> tuple[int, list[nn.Module]]:

@@ -198,6 +198,7 @@ class _Journal:
             self.engine.wait_for_everyone()
             if resume and not self.engine.is_main_process:
                 state = self.run.state()
+            self.engine.wait_for_everyone()  # trackers write into the folder that others look into
         training.start_trackers(self.engine, self.recipe.to_json())
         return state
 

@@ -83,7 +83,7 @@ class Recoverer:
         for kind, tried in self._ways(pruned, plan):
             rated = [(self._judge.divergence(network), network, seen) for network, seen in tried]
             after, changed, seen = min(rated, key=lambda one: math.inf if math.isnan(one[0]) else one[0])
-            kept = after < least  # and not NaN
+            kept = after < least or (math.isnan(least) and not math.isnan(after))
             split, held = self.images.summary.split, self.held
             record = Recovery(kind, split, seen, held, least, after, kept, len(plan.removed))
             best, least = (changed, after) if kept else (best, least)

@@ -124,10 +124,17 @@ class Restoration:
 
         Raises:
             DataError: where there are fewer than two.
+            UsageError: where the training is on the same split and holds none out.
         """
         training = None if self.healer is None else self.healer.images
-        if training is not None and training.held_out is not None:
-            images = training.held_out if training.summary.split == images.summary.split else images
+        if training is not None and training.summary.split == images.summary.split:
+            if training.held_out is None:
+                raise UsageError(
+                    "the healing trains on all images, and none are left to judge it on",
+                    where=images.summary.spec,
+                    hint="hold some out: hold_out=0.1",
+                )
+            images = training.held_out
         if len(images.source) < 2:
             raise DataError(
                 "one image is too few to choose on some and judge on others",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from resprune import refit
 from resprune.chain import ResidualChain
-from resprune.compensated_search import CUT, TRIAL_ROWS, CompensatedSearch
+from resprune.compensated_search import CUT, CUT_SCALE, TRIAL_ROWS, CompensatedSearch
 from resprune.lines import Line
 from resprune.search import Search
 from resprune.sensitivity import order_removals
@@ -68,7 +68,8 @@ def test_a_compensated_search_does_what_its_words_say(name: str, monkeypatch: py
 
     def decides(k: int) -> float:
         cut = remove_blocks(chain, removing(chain, k))
-        return one_by_one(chain, images, [k]) + CUT * (1 - math.exp(-divergence(chain, cut, [(images, None)])))
+        lost = divergence(chain, cut, [(images, None)])
+        return one_by_one(chain, images, [k]) + CUT * (1 - math.exp(-lost / CUT_SCALE))
 
     assert decides(removed[0]) <= min(map(decides, range(chain.depth))) * 1.02 + 1e-6
 

@@ -68,10 +68,25 @@ def test_a_launcher_gives_every_process_its_device(monkeypatch: pytest.MonkeyPat
         training.engine("cuda")
 
 
+def test_gradients_are_the_same_whatever_a_launcher_says_of_accumulation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    weight = torch.ones(1, requires_grad=True)
+    training.engine("cpu").backward(3 * weight.sum())
+    assert weight.grad is not None
+    assert weight.grad.item() == 3
+
+
 @pytest.mark.parametrize("name", ["cpu:0", "mps", "meta", "cuda:", "cuda:x", "gpu"])
 def test_devices_that_nothing_can_be_trained_on(name: str) -> None:
     with pytest.raises(UsageError, match="nothing can be trained on device"):
         training.engine(name)
+
+
+def test_devices_without_double_precision_are_refused() -> None:
+    with pytest.raises(UsageError, match="device .mps. is not supported; use --device auto, cpu"):
+        devices.usable("mps")
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from resprune import exits
 from resprune.chain import ResidualChain
 from resprune.exits import SkipChainExits
+from resprune.families.layers import leaves
 from resprune.records import Heads
 from resprune.training.student import own_exit_state
 
@@ -52,6 +53,29 @@ def test_channels_last_input_gives_the_same(chain: ResidualChain, images: Tensor
 @torch.inference_mode()
 def test_last_exit_is_the_network_itself(chain: ResidualChain, images: Tensor) -> None:
     assert torch.equal(SkipChainExits(chain)(images)[:, -1], chain.network(images))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Hardswish])  # passed alone, and by many
+@pytest.mark.parametrize("name", ["preact homogeneous", "preact standard"])
+def test_a_head_that_works_in_place_leaves_the_states_of_the_network(
+    name: str, activation: type[nn.ReLU], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exits, "BATCH_BYTES", 1)  # states do not wait for others, and are not copied for that
+    chain = make_chain(ARCHITECTURES[name])
+    images, end = make_images(chain, 3), leaves(chain.head)[-1]
+    own, copied = (
+        SkipChainExits(
+            replace(
+                chain,
+                head=nn.Sequential(activation(inplace=inplace), nn.AdaptiveAvgPool2d(1), nn.Flatten(), end),
+            )
+        )
+        for inplace in (True, False)
+    )
+    with torch.inference_mode():
+        assert torch.equal(own(images), copied(images))
+    images.requires_grad_()
+    assert torch.equal(own(images), copied(images))
 
 
 @torch.inference_mode()

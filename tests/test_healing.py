@@ -279,6 +279,13 @@ def test_a_drop_is_judged_on_images_that_nothing_is_trained_on(
     }
 
 
+def test_a_drop_is_not_judged_on_images_that_the_healing_trains_on(image_folder: Callable[..., Path]) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    recipe = replace(RECIPES["heal"], batch_size=16, steps=1, hold_out=0.0)
+    with pytest.raises(UsageError, match="none are left to judge it on; hold some out"):
+        choose_for(chain, image_folder(each=10), Budget(max_drop=1), heal=recipe, device="cpu")
+
+
 def test_controls_are_brought_back_as_the_chosen_network_was(
     image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

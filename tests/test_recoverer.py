@@ -17,7 +17,7 @@ from resprune import recovery
 from resprune.chain import ResidualChain
 from resprune.errors import ArchitectureError
 from resprune.judging import Judge
-from resprune.norms import re_estimate
+from resprune.norms import norms_behind, re_estimate
 from resprune.records import DataSummary
 from resprune.recovery import Recoverer
 from resprune.surgery import remove_blocks
@@ -122,6 +122,24 @@ def test_what_does_not_help_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None
             (recovery.STATISTICS, False, True),
             (recovery.COMPENSATION, False, True),
         ]
+
+
+def test_a_network_with_logits_again_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = trained()
+    monkeypatch.setattr(recovery, "compensate", lambda *given, **how: broken)
+    broken = make_chain(ARCHITECTURES[NAME])
+    nn.init.constant_(broken.network.get_parameter("linear.weight"), float("nan"))
+    plan = removing(chain, 1)
+    pruned = remove_blocks(chain, plan)
+    variance = norms_behind(pruned, 2)[-1].running_var
+    assert variance is not None
+    variance.fill_(float("nan"))
+    images = Images(make_images(chain, 60, seed=3), 12)
+    (better, record), (best, other) = Recoverer(chain, images, 0, quiet).recover(pruned, plan)  # pyright: ignore
+    assert math.isnan(record.before)
+    assert record.kept
+    assert math.isfinite(record.after)
+    assert (other.kept, best is better) == (False, True)
 
 
 def test_where_nothing_is_lost_nothing_is_done() -> None:

@@ -218,6 +218,16 @@ def test_compiling_happens_before_measuring(monkeypatch: pytest.MonkeyPatch) -> 
     assert calls == [images]
 
 
+def test_what_compilers_keep_of_other_networks_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise, after some networks in a process, they run those that follow eagerly."""
+    chain = make_chain(ARCHITECTURES["cifar option B"])
+    log: list[str] = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: log.append("reset"))
+    monkeypatch.setattr(torch, "compile", lambda network: log.append("compile") or network)
+    resprune.bench(chain, chain, mode="compiled", rounds=1)
+    assert log == ["reset", "compile", "compile"]
+
+
 def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(network: torch.nn.Module) -> None:
         raise RuntimeError("\nno C++ compiler found\nSet CXX")

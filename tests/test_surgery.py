@@ -77,6 +77,10 @@ def test_pruning_twice_equals_pruning_once(chain: ResidualChain, images: Tensor)
     assert once.architecture == twice.architecture
 
 
+def test_every_module_is_in_the_mode_of_the_network(chain: ResidualChain) -> None:
+    assert not any(module.training for module in remove_blocks(chain, removing(chain, 1, 2)).network.modules())
+
+
 def test_nothing_is_shared_and_nothing_changed(chain: ResidualChain, images: Tensor) -> None:
     before = {name: tensor.clone() for name, tensor in chain.network.state_dict().items()}
     sub = remove_blocks(chain, removing(chain, 1))

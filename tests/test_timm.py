@@ -53,6 +53,8 @@ for line in sys.stdin:
     if job["timm"]:
         network = timm.create_model("local-dir:" + job["folder"], pretrained=True).eval()
         out["timm"] = network(images).detach()
+        timm.create_model("local-dir:" + job["folder"], pretrained=True, num_classes=3)
+        timm.create_model("local-dir:" + job["folder"], pretrained=True, in_chans=1)
     torch.save(out, job["logits"])
     print("done", flush=True)
 """

@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from resprune.chain import ResidualChain
 from resprune.checkpoint import CONFIG_FILE, EXITS_FILE, WEIGHTS_FILE
@@ -24,6 +24,7 @@ CARD_FILE = "README.md"
 STATE_FILE = "last.pt"
 METRICS_FILE = "metrics.jsonl"
 TRACKS_FOLDER = "tracks"
+_WEIGHTED = (nn.Conv2d, nn.Linear)
 _FILES = {
     WEIGHTS_FILE,
     EXITS_FILE,
@@ -160,6 +161,9 @@ def _config(chain: ResidualChain, provenance: dict[str, Any]) -> dict[str, Any]:
     timm = chain.family.timm_config(architecture)
     config: dict[str, Any] = {"architecture": architecture.name, "num_classes": chain.classes}
     if timm is not None:
+        # What timm makes anew for other channels or classes.
+        weighted = (name for name, layer in chain.network.named_modules() if isinstance(layer, _WEIGHTED))
+        first, *_, last = weighted
         size, side = [recipe.channels, recipe.height, recipe.width], min(recipe.height, recipe.width)
         config |= timm
         config["pretrained_cfg"] = {
@@ -171,8 +175,8 @@ def _config(chain: ResidualChain, provenance: dict[str, Any]) -> dict[str, Any]:
             "crop_pct": 1.0 if recipe.resize is None else crop_pct(side, recipe.resize),
             "crop_mode": "center",
             # Some versions of timm adapt the weights of a first convolution that does not take three channels.
-            "first_conv": "conv1" if recipe.channels == 3 else None,
-            "classifier": "fc",
+            "first_conv": first if recipe.channels == 3 else None,
+            "classifier": last,
             "num_classes": chain.classes,
             "custom_load": False,
         }

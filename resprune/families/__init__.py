@@ -156,4 +156,5 @@ def reduce(network: nn.Module, parts: Parts, stages: tuple[str, ...]) -> None:
         ]
         # The first of the old names, so that a shorter stage is named as the family names it.
         names = [part.path.rpartition(".")[2] for part, _ in blocks]
-        network.set_submodule(container, nn.Sequential(OrderedDict(zip(names, kept, strict=False))))
+        shorter = nn.Sequential(OrderedDict(zip(names, kept, strict=False))).train(network.training)
+        network.set_submodule(container, shorter)

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import DistributedType, parse_flag_from_env
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, parse_flag_from_env
 
 from resprune.devices import trainable
 from resprune.errors import UsageError
@@ -50,6 +50,8 @@ def engine(device: str = "auto", trackers: Sequence[str] = (), place: str | Path
     return Accelerator(
         cpu=own.type == "cpu",
         mixed_precision="no",
+        # The loop accumulates by itself; otherwise a launcher's environment would scale all gradients.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         log_with=list(trackers) or None,
         project_dir=str(place) if trackers else None,
     )
