@@ -33,7 +33,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
-def halving(attempt: Callable[[int], T], size: int, task: str, *, least: int = 1, note: str = "") -> T:
+def halving(
+    attempt: Callable[[int], T],
+    size: int,
+    task: str,
+    *,
+    least: int = 1,
+    sized: str = "batches of {}",
+    note: str = "",
+) -> T:
     """Return what an attempt gives, halving its number of images at once until it fits into memory.
 
     Args:
@@ -41,6 +49,7 @@ def halving(attempt: Callable[[int], T], size: int, task: str, *, least: int = 1
         size: To try first.
         task: A word for it, in messages.
         least: Fewer are not tried: the error is raised.
+        sized: What there was no memory for, for the message.
         note: What else is different then, for the message.
     """
     while True:
@@ -53,7 +62,7 @@ def halving(attempt: Callable[[int], T], size: int, task: str, *, least: int = 1
         if torch.cuda.is_available():
             gc.collect()
             torch.cuda.empty_cache()
-        _log.warning("%s: out of memory with batches of %d, trying %d%s", task, size, size // 2, note)
+        _log.warning("%s: out of memory with %s, trying %d%s", task, sized.format(size), size // 2, note)
         size //= 2
 
 

@@ -11,7 +11,7 @@ from resprune.chain import ResidualChain
 from resprune.compensation import affordable_images, can_compensate, compensate
 from resprune.data import Batches
 from resprune.judging import Judge
-from resprune.memory import pass_over
+from resprune.memory import halving, pass_over
 from resprune.norms import match, norms_behind, re_estimate
 from resprune.reading import Progress
 from resprune.records import PrunePlan, Recovery
@@ -111,13 +111,16 @@ class Recoverer:
             )
             yield STATISTICS, [(anew, len(many.source)), (alike, len(few.source))]
         if can_compensate(chain, pruned, plan):
-            seen = self._drawn(affordable_images(chain))
-            fitted = pass_over(
-                seen,
-                lambda batches, on_batch: compensate(
-                    chain, pruned, plan, batches, seed=self.seed, on_batch=on_batch
-                ),
-                progress,
-                "compensate",
-            )
-            yield COMPENSATION, [(fitted, len(seen.source))]
+            yield COMPENSATION, [self._compensated(pruned, plan)]
+
+    def _compensated(self, pruned: ResidualChain, plan: PrunePlan) -> tuple[ResidualChain, int]:
+        """Return the network with fits, and on how many images: all their states are in memory at once."""
+
+        def fit(count: int) -> tuple[ResidualChain, int]:
+            seen = self._drawn(count)
+            with self.progress("compensate", seen.summary.samples) as on_batch:
+                fitted = compensate(self.chain, pruned, plan, seen, seed=self.seed, on_batch=on_batch)
+            return fitted, len(seen.source)
+
+        most = len(self._drawn(affordable_images(self.chain)).source)
+        return halving(fit, most, "compensate", sized="the states of {} images")

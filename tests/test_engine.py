@@ -85,7 +85,7 @@ def test_devices_that_nothing_can_be_trained_on(name: str) -> None:
 
 
 def test_devices_without_double_precision_are_refused() -> None:
-    with pytest.raises(UsageError, match="device .mps. is not supported; use --device auto, cpu"):
+    with pytest.raises(UsageError, match=r"device .mps. is not supported; use --device auto, cpu"):
         devices.usable("mps")
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from resprune.chain import ResidualChain
 from resprune.errors import ArchitectureError
 from resprune.judging import Judge
 from resprune.norms import norms_behind, re_estimate
-from resprune.records import DataSummary
+from resprune.records import DataSummary, PrunePlan
 from resprune.recovery import Recoverer
 from resprune.surgery import remove_blocks
 from resprune.trajectory import Batch, OnBatch
@@ -140,6 +141,24 @@ def test_a_network_with_logits_again_is_kept(monkeypatch: pytest.MonkeyPatch) ->
     assert record.kept
     assert math.isfinite(record.after)
     assert (other.kept, best is better) == (False, True)
+
+
+def test_compensation_is_done_on_as_many_images_as_there_is_memory_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    chain, compensate = trained(), recovery.compensate
+
+    def limited(
+        chain: ResidualChain, pruned: ResidualChain, plan: PrunePlan, images: Images, **how: Any
+    ) -> Any:
+        if len(images.source) > 12:
+            raise MemoryError
+        return compensate(chain, cut, plan, images, **how)
+
+    monkeypatch.setattr(recovery, "compensate", limited)
+    _, (_, (_, record)) = recover(chain, 1)
+    assert (record.kind, record.images) == (recovery.COMPENSATION, 12)
+    assert "compensate: out of memory with the states of 48 images, trying 24" in caplog.messages
 
 
 def test_where_nothing_is_lost_nothing_is_done() -> None:
