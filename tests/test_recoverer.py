@@ -148,12 +148,10 @@ def test_compensation_is_done_on_as_many_images_as_there_is_memory_for(
 ) -> None:
     chain, compensate = trained(), recovery.compensate
 
-    def limited(
-        chain: ResidualChain, pruned: ResidualChain, plan: PrunePlan, images: Images, **how: Any
-    ) -> Any:
-        if len(images.source) > 12:
+    def limited(chain: ResidualChain, cut: ResidualChain, plan: PrunePlan, seen: Images, **how: Any) -> Any:
+        if len(seen.source) > 12:
             raise MemoryError
-        return compensate(chain, cut, plan, images, **how)
+        return compensate(chain, cut, plan, seen, **how)  # pyright: ignore
 
     monkeypatch.setattr(recovery, "compensate", limited)
     _, (_, (_, record)) = recover(chain, 1)
