@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -14,12 +14,16 @@ from torch import Tensor, nn
 
 from resprune.lines import Line
 from resprune.refit import Moments, at, some_pixels
-from resprune.search import SHARE, Search, lost_in
+from resprune.search import SHARE, Search, Trial
 
+_Targets = list[tuple[Tensor, Tensor]]
+"""For every piece of a line: pixels (p,), and sums (n, p, c) that it should have there."""
 TRIAL_ROWS = 16
 """Pixels that a trial's fit looks at, for each of its unknowns; the final fit looks at `refit.ROWS`."""
+FEWEST_ROWS = 8192
+"""But no fewer than these, which small fits need and can afford."""
 MOST_UNKNOWNS = 1024
-"""Parts behind the removal whose fits have more are left as they are: the cost grows with their cube."""
+"""Convolutions behind the removal whose fits have more are left as they are: the cost grows with their cube."""
 FEWEST_FITTED = 64
 """Images that it looks at, at least, where there are twice as many or more: others judge it."""
 CUT = 0.3
@@ -35,9 +39,9 @@ CUT_SHARE = 8
 class CompensatedSearch(Search):
     """A search in which every removal is compensated as `resprune.compensation` does, before it is judged.
 
-    A trial fits the part before the block, and then every part behind it of at most `MOST_UNKNOWNS`, to the
-    original's sums there, on some pixels of some images; others judge it. Convolutions inside a branch are left
-    as they are.
+    A trial fits the part before the block, and then every part behind it, convolution after convolution, to the
+    original's sums there, on some pixels of some images; others judge it. Behind the block only convolutions of
+    at most `MOST_UNKNOWNS` are fitted.
     """
 
     fits: dict[int, dict[int, Line]] = field(default_factory=dict)
@@ -59,8 +63,8 @@ class CompensatedSearch(Search):
         return {block.index: positions[block.path] for block in self.chain.blocks}
 
     @cached_property
-    def _targets(self) -> list[list[tuple[Tensor, Tensor]]]:
-        """Pixels (p,) and sums (n, p, c) of every part of the original, for every batch that is fitted on."""
+    def _targets(self) -> list[list[_Targets]]:
+        """What fits to every part of the original aim at, for every batch that is fitted on."""
         lines, unknowns = [Line.of(part) for part in self.chain.parts], self._unknowns
         chosen = [(index, self.images[index][some]) for index, some in self._some(self.fit_every)]
         looked_at = sum(len(images) for _, images in chosen)
@@ -68,25 +72,29 @@ class CompensatedSearch(Search):
         with torch.inference_mode():
             for index, images in chosen:
                 x, own = self.chain.stem(self._inputs(images)), []
-                for line, most in zip(lines, unknowns, strict=True):
-                    total = line.sum(x)
-                    count = -(-TRIAL_ROWS * max(1, most) // looked_at)
-                    here = some_pixels(total, count, self.seed + index)
-                    own.append((here, at(total, here)))
+                for line, counts in zip(lines, unknowns, strict=True):
+                    total, aims = x, []
+                    for piece, count in zip(line.pieces, counts, strict=True):
+                        total = piece.finish(x, piece.before_convolution(total))
+                        rows = max(TRIAL_ROWS * count, FEWEST_ROWS) if count else 1
+                        here = some_pixels(total, -(-rows // looked_at), self.seed + index)
+                        aims.append((here, at(total, here)))
+                    own.append(aims)
                     x = line.activation(total)
                 targets.append(own)
         self.on_pass(looked_at / self._samples)
         return targets
 
     @property
-    def _unknowns(self) -> list[int]:
-        """Return the most unknowns that a fit to each part's sums may have; 0 for none."""
-        most: list[int] = []
+    def _unknowns(self) -> list[list[int]]:
+        """Return the most unknowns that a fit to each piece of each part may have; 0 where none is made."""
+        unknowns: list[list[int]] = []
         for part in self.chain.parts:
+            *inside, _ = (piece.unknowns for piece in Line.of(part).pieces)
             own = max(Line.of(part, bare=bare).unknowns for bare in (False, part.branch is not None))
-            before = most[-1] if most and part.step_is_trivial else 0  # where this part leaves nothing
-            most.append(max(own, before))
-        return most
+            before = unknowns[-1][-1] if unknowns and part.step_is_trivial else 0  # where this leaves nothing
+            unknowns.append([*(n if n <= MOST_UNKNOWNS else 0 for n in inside), max(own, before)])
+        return unknowns
 
     def _start(self, k: int, gone: Collection[int]) -> int:
         """Return the position from which on block k's removal is made up for.
@@ -119,12 +127,12 @@ class CompensatedSearch(Search):
     @torch.inference_mode()
     def try_each(
         self, removed: Collection[int], candidates: Collection[int], every: int = 1
-    ) -> dict[int, float]:
-        """Return the divergence with each candidate removed too, and made up for."""
+    ) -> dict[int, Trial]:
+        """Return what the output is with each candidate removed too, and made up for."""
         gone = {self._at[block] for block in removed}
         starts = {k: self._start(k, gone) for k in sorted(candidates)}
         self.fits = self._fit(starts, gone)
-        sums, seen, last = dict.fromkeys(starts, 0.0), 0, max(starts.values())
+        trials, seen, last = {k: Trial() for k in starts}, 0, max(starts.values())
         every = self._judge_every(every)
         for index, some in self._some(every, every - 1):
             images, original = self.images[index][some], self._original[0][index][some]
@@ -135,20 +143,22 @@ class CompensatedSearch(Search):
                     state = x
                     for later in range(position, len(self.chain.parts)):
                         state = self._pass(later, state, gone | {self._at[k]}, self.fits[k])
-                    sums[k] += lost_in(original, self.chain.head(state))
+                    trials[k].see(original, self.chain.head(state))
                 x = self._pass(position, x, gone)
         cost = self._fits_cost(removed, candidates)
         self.on_pass(cost + self._plain_cost(removed, candidates) * seen / self._samples)
-        return {k: total / seen for k, total in sums.items()}
+        return trials
 
-    def weigh(self, removed: Collection[int], tried: Mapping[int, float]) -> dict[int, float]:
-        """Return the divergence after the fits, and a share of what the cut alone would do.
+    def weigh(self, removed: Collection[int], tried: Mapping[int, Trial]) -> dict[int, float]:
+        """Return the softened divergence after the fits, and a share of what the cut alone would do.
 
         That is ``CUT (1 - exp(-D / CUT_SCALE))``, D the divergence without any fit, roughly: it saturates, as
         outputs that are wrong cannot become wronger.
         """
         cut = super().try_each(removed, tried, self.one_in(CUT_SHARE))
-        return {k: fitted - CUT * math.expm1(-cut[k] / CUT_SCALE) for k, fitted in tried.items()}
+        return {
+            k: trial.softened - CUT * math.expm1(-cut[k].divergence / CUT_SCALE) for k, trial in tried.items()
+        }
 
     def settle(self, k: int, removed: Collection[int]) -> None:
         """Keep the fits of a block that goes."""
@@ -175,17 +185,17 @@ class CompensatedSearch(Search):
             bare = position in gone
             if bare and parts[position].step_is_trivial:
                 continue
+            target = position
+            while target + 1 in gone and parts[target + 1].step_is_trivial:
+                target += 1
+            aims = [[*([] if bare else own[position][:-1]), own[target][-1]] for own in self._targets]
             line = self.settled.get((position, bare)) or Line.of(parts[position], bare=bare)
-            if line.can_be_fitted and (position == start or line.unknowns <= MOST_UNKNOWNS):
-                target = position
-                while target + 1 in gone and parts[target + 1].step_is_trivial:
-                    target += 1
-                moments = Moments.none(line)
-                for x, targets in zip(states, self._targets, strict=True):
-                    moments.look(line, x, *targets[target])
-                if (fit := moments.solve()) is not None:
-                    fits[position] = line.changed(fit)
-            states = [self._pass(position, x, gone, fits) for x in states]
+            most = math.inf if position == start else MOST_UNKNOWNS
+            inside = MOST_UNKNOWNS if any(before < position for before in gone) else 0  # else they are fitted
+            fitted, sums = _fit(line, states, aims, most, inside=inside)
+            if fitted is not line:
+                fits[position] = fitted
+            states = [line.activation(total) for total in sums]
         return fits
 
     def _pass(
@@ -208,3 +218,33 @@ class CompensatedSearch(Search):
     def _steps(self) -> dict[int, nn.Module]:
         parts = enumerate(self.chain.parts)
         return {i: part.step() for i, part in parts if part.branch is not None and not part.step_is_trivial}
+
+
+def _fit(
+    line: Line, states: Sequence[Tensor], targets: Sequence[_Targets], most: float, *, inside: float
+) -> tuple[Line, list[Tensor]]:
+    """Fit a line's pieces one after another, each on what those before it give.
+
+    Args:
+        line: Left as it is.
+        states: Its inputs (n, c, h, w), batch by batch.
+        targets: Of every batch.
+        most: Unknowns that the fit of the last piece may have.
+        inside: The same of the others.
+
+    Returns:
+        The line with its fits, the same object where there are none; and its sums.
+    """
+    pieces, sums, helped = list[Line](), list(states), False
+    *others, last = line.pieces
+    for number, piece in enumerate((*others, last)):
+        entering = [piece.before_convolution(h) for h in sums]
+        if piece.can_be_fitted and piece.unknowns <= (most if piece is last else inside):
+            moments = Moments.none(piece)
+            for x, h, aims in zip(states, entering, targets, strict=True):
+                moments.look(piece, x, h, *aims[number])
+            if (fit := moments.solve()) is not None:
+                piece, helped = piece.changed(fit), True
+        sums = [piece.finish(x, h) for x, h in zip(states, entering, strict=True)]
+        pieces.append(piece)
+    return Line.joined(pieces) if helped else line, sums

@@ -76,7 +76,7 @@ def compensate(
             here, off = is_cut(part, originals), cut and not _equal(theirs, ours)
             cut = cut or here
             if part is not None and off:
-                for line, target in zip(Line.inside(part), Line.inside(originals[0]), strict=False):
+                for line, target in zip(Line.of(part).inside, Line.of(originals[0]).inside, strict=False):
                     thrifty = line.unknowns > LARGE
                     _fit(line, ours, [target.sum(x) for x in theirs], seed, thrifty=thrifty)
             for original in passed:

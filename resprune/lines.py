@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -91,22 +92,48 @@ class Line:
                 after = [layer for layer in after if layer is not norm]
         return cls(skip, tuple(before), convolution, norm, tuple(after), activation)  # pyright: ignore[reportArgumentType]
 
-    @classmethod
-    def inside(cls, part: Part) -> list[Self]:
-        """Return the other convolutions of a part's branch, each with the norm right behind it.
+    @property
+    def pieces(self) -> tuple[Self, ...]:
+        """The line cut behind every convolution that can be fitted, but for the last one.
 
-        Their sums have no skip step; those that cannot be fitted are left out.
+        The sum of one is what the next one's layers see; only the last one's has the skip step. A bare step
+        is one piece.
         """
-        layers, own = [] if part.branch is None else leaves(part.branch), cls.of(part).convolution
-        lines = []
-        for i, layer in enumerate(layers):
-            if layer is own or not _fits(layer):
-                continue
-            behind = [*layers[i + 1 : i + 3], nn.Identity(), nn.Identity()]
-            norm = behind.pop(0) if _is_plain_norm(behind[0]) else None
-            activation = behind[0] if isinstance(behind[0], nn.ReLU) else nn.Identity()
-            lines.append(cls(None, tuple(layers[:i]), layer, norm, (), activation))  # pyright: ignore[reportArgumentType]
-        return lines
+        layers, pieces, begin = self.before, list[Self](), 0
+        for i, layer in enumerate(() if self.skip is None else layers):
+            if _fits(layer):
+                behind = [*layers[i + 1 : i + 3], nn.Identity(), nn.Identity()]
+                norm = behind.pop(0) if _is_plain_norm(behind[0]) else None
+                activation = behind[0] if isinstance(behind[0], nn.ReLU) else nn.Identity()
+                pieces.append(
+                    replace(
+                        self,
+                        skip=None,
+                        before=layers[begin:i],
+                        convolution=layer,
+                        norm=norm,
+                        after=(),
+                        activation=activation,
+                    )
+                )
+                begin = i + 1 + (norm is not None)
+        return (*pieces, replace(self, before=layers[begin:]))
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Self]) -> Self:
+        """Return the line of such pieces."""
+        *inside, last = pieces
+        layers = [layer for piece in inside for layer in (*piece.before, piece.convolution, piece.norm)]
+        return replace(last, before=(*(layer for layer in layers if layer is not None), *last.before))
+
+    @property
+    def inside(self) -> tuple[Self, ...]:
+        """The other convolutions of a branch that can be fitted, each with all layers before it.
+
+        Their sums have no skip step.
+        """
+        *pieces, _ = self.pieces
+        return tuple(self.joined(pieces[: count + 1]) for count in range(len(pieces)))
 
     @property
     def can_be_fitted(self) -> bool:

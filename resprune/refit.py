@@ -41,7 +41,7 @@ def fit(
     count = -(-(rows or ROWS) * line.unknowns // sum(map(len, states)))
     for index, (x, t) in enumerate(zip(states, targets, strict=True)):
         here = some_pixels(t, count, seed + index)
-        moments.look(line, x, here, at(t, here))
+        moments.look(line, x, line.before_convolution(x), here, at(t, here))
     return moments.solve()
 
 
@@ -103,9 +103,8 @@ class Moments:
 
         return cls(shape, line.has_bias, (zeros(), zeros()))
 
-    def look(self, line: Line, x: Tensor, pixels: Tensor, wanted: Tensor) -> None:
-        """Add what a line sees of its input x (n, c, h, w), and what its sum lacks of that wanted (n, p, c)."""
-        h = line.before_convolution(x)
+    def look(self, line: Line, x: Tensor, h: Tensor, pixels: Tensor, wanted: Tensor) -> None:
+        """Add what a line sees of h(x) (n, c, h, w), and what its sum lacks of that wanted (n, p, c)."""
         self.add(windows(line, h, pixels), line.remainder(at(line.finish(x, h), pixels), wanted))
 
     def add(self, seen: Tensor, left: Tensor) -> None:

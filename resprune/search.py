@@ -24,6 +24,10 @@ FEWEST = 32
 BACKWARD = 2.0
 """What a backward pass costs, in forward passes."""
 
+TEMPERATURE = 4.0
+"""What logits are divided by where few images are to tell removals apart: at 1 the few count on which a network
+is sure and wrong, which are too few to rank sets of blocks by."""
+
 T = TypeVar("T")
 OnPass = Callable[[float], None]
 """Called with what was computed, in forward passes of the whole network over all images."""
@@ -40,6 +44,37 @@ def gated(block: Block, x: Tensor, gate: Tensor | float) -> Tensor:
     for step in block.lead:
         x = step(x)
     return block.part.activation(block.part.skip(x) + gate * block.branch(x))
+
+
+@dataclass
+class Trial:
+    """How far outputs are from the original's, on the images seen so far.
+
+    Attributes:
+        images: Number of them.
+        nats: Sum over them of the divergence, infinite where an output is not finite.
+        soft: The same at `TEMPERATURE`.
+    """
+
+    images: int = 0
+    nats: float = 0.0
+    soft: float = 0.0
+
+    def see(self, original: Tensor, logits: Tensor) -> None:
+        """Add logits (n, classes) beside the original's."""
+        self.images += len(logits)
+        self.nats += _lost_in(original, logits)
+        self.soft += _lost_in(original / TEMPERATURE, logits / TEMPERATURE)
+
+    @property
+    def divergence(self) -> float:
+        """``KL(original || logits)``, mean over images, in nats."""
+        return self.nats / self.images
+
+    @property
+    def softened(self) -> float:
+        """The same of probabilities at `TEMPERATURE`."""
+        return self.soft / self.images
 
 
 @dataclass
@@ -203,33 +238,33 @@ class Search:
     @torch.inference_mode()
     def try_each(
         self, removed: Collection[int], candidates: Collection[int], every: int = 1
-    ) -> dict[int, float]:
-        """Return the divergence with each candidate removed too; all share the way to its block.
+    ) -> dict[int, Trial]:
+        """Return what the output is with each candidate removed too; all share the way to its block.
 
         Args:
             removed: What went before.
             candidates: To be tried.
             every: Look at one image in so many.
         """
-        sums = dict.fromkeys(sorted(candidates), 0.0)
-        behind = {k: range(k + 1, self.chain.depth) for k in sums}
+        trials = {k: Trial() for k in sorted(candidates)}
+        behind = {k: range(k + 1, self.chain.depth) for k in trials}
         seen = 0
         for index, some in self._some(every, every - 1):
             images, original = self.images[index][some], self._original[0][index][some]
             seen += len(images)
             x = self.chain.stem(self._inputs(images))
-            for block in self.chain.blocks[: max(sums) + 1]:
-                if block.index in sums:
+            for block in self.chain.blocks[: max(trials) + 1]:
+                if block.index in trials:
                     logits = self._finish(block.skip(x), behind[block.index], removed)
-                    sums[block.index] += lost_in(original, logits)
-                if block.index < max(sums):
+                    trials[block.index].see(original, logits)
+                if block.index < max(trials):
                     x = block.skip(x) if block.index in removed else block(x)
         self.on_pass(self._plain_cost(removed, candidates) * seen / self._samples)
-        return {k: total / seen for k, total in sums.items()}
+        return trials
 
-    def weigh(self, removed: Collection[int], tried: Mapping[int, float]) -> dict[int, float]:
+    def weigh(self, removed: Collection[int], tried: Mapping[int, Trial]) -> dict[int, float]:
         """Return what decides between removals that were tried: here their divergence."""
-        return dict(tried)
+        return {k: trial.divergence for k, trial in tried.items()}
 
     def settle(self, k: int, removed: Collection[int]) -> None:
         """Let a block go that was tried; ``removed`` are those that went before."""
@@ -240,7 +275,7 @@ class Search:
         return self.chain.resume(self.chain.depth, x)
 
 
-def lost_in(original: Tensor, logits: Tensor) -> float:
+def _lost_in(original: Tensor, logits: Tensor) -> float:
     """Return the sum over images of KL(original || logits), infinite where one is not finite."""
     total = kl(original, logits)
     return max(total, 0.0) if math.isfinite(total) else math.inf

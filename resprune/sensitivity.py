@@ -145,7 +145,7 @@ def divergence_without(
     """
     search = (CompensatedSearch if compensated else Search)(chain, images, seed, lambda passes: None)
     first, *others = sorted(blocks)
-    return search.within_memory(lambda: search.try_each(others, [first]))[first]
+    return search.within_memory(lambda: search.try_each(others, [first]))[first].divergence
 
 
 @dataclass
@@ -207,10 +207,10 @@ class _Elimination:
     def _tried(self, blocks: Sequence[int], every: int = 1) -> tuple[dict[int, float], dict[int, float]]:
         """Return the divergence with each block removed too, and what decides."""
         search, removed = self.search, self.removed
-        divergence = search.within_memory(partial(search.try_each, removed, blocks, every))
-        decides = search.within_memory(partial(search.weigh, removed, divergence))
+        trials = search.within_memory(partial(search.try_each, removed, blocks, every))
+        decides = search.within_memory(partial(search.weigh, removed, trials))
         self.guess.update({k: value - self.decided for k, value in decides.items()})
-        return divergence, decides
+        return {k: trial.divergence for k, trial in trials.items()}, decides
 
     def _score(self, k: int) -> tuple[float, int]:
         return (_per_unit(self.guess[k], self.worth[k]) if self.priced else self.guess[k]), k

@@ -55,7 +55,7 @@ def lines(chain: ResidualChain) -> list[tuple[Line, Tensor]]:
     """Return every part's line that can be fitted, with the states that it sees."""
     found, x = [], chain.stem(make_images(chain, 6))
     for part in chain.parts:
-        found += [(line, x) for line in (*Line.inside(part), Line.of(part)) if line.can_be_fitted]
+        found += [(line, x) for line in (*Line.of(part).inside, Line.of(part)) if line.can_be_fitted]
         x = part.module(x)
     return found
 
@@ -71,13 +71,13 @@ def lines(chain: ResidualChain) -> list[tuple[Line, Tensor]]:
 )
 def test_convolutions_inside_a_branch_are_lines_but_for_those_in_groups(name: str, inside: int) -> None:
     chain = make_chain(ARCHITECTURES[name])
-    assert [len(Line.inside(block.part)) for block in chain.blocks] == [inside] * chain.depth
+    assert [len(Line.of(block.part).inside) for block in chain.blocks] == [inside] * chain.depth
     part = chain.blocks[0].part
     x = chain.stem(make_images(chain, 2))
-    *_, line = Line.inside(part)
+    *_, line = Line.of(part).inside
     if name not in ("torchvision resnext", "torchvision regnet y"):  # where the next one has groups
         torch.testing.assert_close(line.activation(line.sum(x)), Line.of(part).before_convolution(x))
-    assert not Line.inside(remove_blocks(chain, removing(chain, *range(chain.depth))).parts[0])
+    assert not Line.of(remove_blocks(chain, removing(chain, *range(chain.depth))).parts[0]).inside
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
@@ -243,13 +243,13 @@ def test_convolutions_inside_a_branch_come_back_too(
         sums = []
         for own in (network, chain):
             _, (state,) = own.with_states(images, [len(own.parts) - 1])
-            sums.append(Line.inside(own.parts[-1])[0].sum(state))
+            sums.append(Line.of(own.parts[-1]).inside[0].sum(state))
         return float((sums[0] - sums[1]).square().mean())
 
     with torch.inference_mode():
         before, after = missing(pruned), missing(compensate(chain, pruned, plan, [(images, None)]))
         inside = Line.inside
-        monkeypatch.setattr(Line, "inside", lambda part: [])
+        monkeypatch.setattr(Line, "inside", ())
         without = compensate(chain, pruned, plan, [(images, None)])
         monkeypatch.setattr(Line, "inside", inside)
         assert after < missing(without) < before

@@ -63,3 +63,19 @@ def test_layers_of_a_user_are_taken_as_what_their_forward_does(layers: list[nn.M
     assert line.can_be_fitted == fits
     with torch.inference_mode():
         torch.testing.assert_close(line.activation(line.sum(x)), F.relu(x + branch(x)))
+
+
+def test_pieces_one_after_another_are_the_line(chain: ResidualChain) -> None:
+    """Each sees what the one before it gives, and every convolution that can be fitted ends one."""
+    with torch.inference_mode():
+        x = chain.stem(make_images(chain, 3))
+        for part in chain.parts:
+            line, total = Line.of(part), x
+            pieces = line.pieces
+            for piece in pieces:
+                total = piece.finish(x, piece.before_convolution(total))
+            assert torch.equal(total, line.sum(x))
+            assert torch.equal(Line.joined(pieces).sum(x), line.sum(x))
+            assert all(piece.can_be_fitted for piece in pieces[:-1])
+            assert [piece.convolution for piece in pieces[:-1]] == [inner.convolution for inner in line.inside]
+            x = part.module(x)

@@ -15,7 +15,7 @@ from resprune.chain import ResidualChain
 from resprune.errors import ArchitectureError, DataError, UsageError
 from resprune.records import Architecture, Method, PrunePlan, Removal
 from resprune.savings import savings
-from resprune.search import FEWEST, SHARE, Search, gated
+from resprune.search import FEWEST, SHARE, Search, Trial, gated
 from resprune.sensitivity import divergence_without, order_removals
 from resprune.stage_cost import vanishing_group
 from resprune.surgery import remove_blocks, skip_blocks
@@ -228,8 +228,10 @@ def test_a_rough_figure_is_that_of_every_fourth_image(small: ResidualChain) -> N
     assert search.rough_every == SHARE
     rough, whole = search.try_each((3,), [0, 5], search.rough_every), search.try_each((3,), [0, 5])
     for k in (0, 5):
-        assert rough[k] == pytest.approx(divergence(small, images[SHARE - 1 :: SHARE], (3, k)), rel=1e-4)
-        assert whole[k] == pytest.approx(divergence(small, images, (3, k)), rel=1e-4)
+        assert rough[k].divergence == pytest.approx(
+            divergence(small, images[SHARE - 1 :: SHARE], (3, k)), rel=1e-4
+        )
+        assert whole[k].divergence == pytest.approx(divergence(small, images, (3, k)), rel=1e-4)
     assert passes[1] == pytest.approx(passes[2] / SHARE)
     assert Search(small, [images[: 3 * FEWEST - 1]], 0, passes.append).rough_every == 2
     assert Search(small, [images[:1]], 0, passes.append).rough_every == 1
@@ -242,7 +244,7 @@ def test_what_looked_best_on_some_images_is_tried_on_all(
     tries: list[tuple[int, int]] = []
     plain = Search.try_each
 
-    def listening(self: Search, removed: Any, candidates: Any, every: int = 1) -> dict[int, float]:
+    def listening(self: Search, removed: Any, candidates: Any, every: int = 1) -> dict[int, Trial]:
         tries.append((len(candidates), every))
         return plain(self, removed, candidates, every)
 
