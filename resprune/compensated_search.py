@@ -191,7 +191,7 @@ class CompensatedSearch(Search):
             aims = [[*([] if bare else own[position][:-1]), own[target][-1]] for own in self._targets]
             line = self.settled.get((position, bare)) or Line.of(parts[position], bare=bare)
             most = math.inf if position == start else MOST_UNKNOWNS
-            inside = MOST_UNKNOWNS if any(before < position for before in gone) else 0  # else they are fitted
+            inside = MOST_UNKNOWNS if any(before < position for before in gone) else 0  # or nothing is off
             fitted, sums = _fit(line, states, aims, most, inside=inside)
             if fitted is not line:
                 fits[position] = fitted
