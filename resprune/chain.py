@@ -10,6 +10,7 @@ import copy
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -208,6 +209,15 @@ def assemble(
     )
 
 
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors by name, the same on every device."""
+    whole = sha256()
+    for name, tensor in tensors.items():
+        whole.update(name.encode())
+        whole.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
+
+
 def seeded_images(preprocessing: Preprocessing, count: int, seed: int, size: int | None = None) -> Tensor:
     """Return standard normal images (count, c, h, w), the stand-in where no data was given."""
     height = preprocessing.height if size is None else min(size, preprocessing.height)
@@ -237,24 +247,14 @@ def _count(chain: ResidualChain) -> tuple[int, tuple[tuple[int, int], ...]]:
     recipe = chain.preprocessing
     image = torch.empty(1, recipe.channels, recipe.height, recipe.width, device="meta")
     costs = []
-    known: dict[object, tuple[int, torch.Size]] = {}
-    left_out = 0
     with torch.no_grad(), _ShapesOnly(), FlopCounterMode(display=False) as counter:
         x = chain.stem(image)
         for block in chain.blocks:
             for step in block.lead:
                 x = step(x)
-            # Most blocks of a stage are alike: run one of them. A user's own layers need not tell all they are.
-            own = tuple(parameter.shape for parameter in block.part.module.parameters())
-            kind = repr(block.part.module), own, x.shape
-            if kind in known:
-                macs, shape = known[kind]
-                x, left_out = x.new_empty(shape), left_out + macs
-            else:
-                before = counter.get_total_flops()
-                x = block.part.module(x)
-                macs = (counter.get_total_flops() - before) // 2
-                known[kind] = macs, x.shape
+            before = counter.get_total_flops()
+            x = block.part.module(x)
+            macs = (counter.get_total_flops() - before) // 2
             costs.append((macs, sum(p.numel() for p in block.part.module.parameters())))
         chain.resume(chain.depth, x)
-    return counter.get_total_flops() // 2 + left_out, tuple(costs)
+    return counter.get_total_flops() // 2, tuple(costs)

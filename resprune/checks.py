@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from resprune.chain import ResidualChain, seeded_images
-from resprune.errors import ArchitectureError
+from resprune.errors import ArchitectureError, UsageError
 from resprune.families import Part
 
 SELF_CHECK_TOLERANCE = 1e-4
@@ -18,6 +18,19 @@ SELF_CHECK_TOLERANCE = 1e-4
 MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What torch and adapters raise where a network is not what they were told."""
 _SELF_CHECK_SIZE = 64
+
+
+def check_mode(network: nn.Module, where: str) -> None:
+    """Check that all of a network is in eval mode: figures are of that, and forward passes leave it as it is.
+
+    Raises:
+        UsageError: naming the first module in training mode.
+    """
+    training = next((path for path, module in network.named_modules() if module.training), None)
+    if training is not None:
+        raise UsageError(
+            f"{training or 'the network'} is in training mode", where=where, hint="call network.eval() first"
+        )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from resprune import agreement, latency, matching, pipeline
 from resprune.chain import ResidualChain, seeded_images
-from resprune.checks import full_float32
+from resprune.checks import check_mode, full_float32
 from resprune.data import TEST_FIRST, Batches, open_data
 from resprune.errors import UsageError
 from resprune.memory import pass_over
@@ -159,6 +159,9 @@ def compare(
         UsageError: where the two cannot be compared.
     """
     networks = (first, second)
+    for own in networks:
+        if isinstance(own, ResidualChain):
+            check_mode(own.network, own.origin.path)
     classes = matching.common_classes(first, second)
     shape = matching.common_shape(networks)
     recipes = [own.preprocessing for own in networks if own.preprocessing is not None]

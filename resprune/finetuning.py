@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from resprune import checkpoint, training
-from resprune.chain import ResidualChain
+from resprune.chain import ResidualChain, digest
 from resprune.counterparts import check_teacher
 from resprune.data import TrainingData, open_training
 from resprune.errors import TrainingError, UsageError, VerificationError
@@ -25,6 +25,7 @@ from resprune.exporting import verifying
 from resprune.exporting.run import RunFolder
 from resprune.families import FAMILIES
 from resprune.fresh import FROM_SCRATCH
+from resprune.matching import numbers_of
 from resprune.pipeline import Progress, silent
 from resprune.records import RECIPES, EpochRow, FinetuneOutcome, PrunePlan, ReadBack, Recipe
 from resprune.report import card
@@ -116,7 +117,7 @@ def finetune(
         needs_labels=recipe.needs_labels or teacher is None,
         **options,
     )
-    plan = training.Plan.of(recipe, len(images.images), engine.num_processes)
+    plan = training.lay_out(chain, recipe, len(images.images), engine.num_processes)
     run = None if out is None else RunFolder(Path(out), _identity(chain, teacher, recipe, images, cut))
     journal = _Journal(
         chain, teacher, recipe, images, plan.epochs, run, engine, on_epoch, read_back, made or {}
@@ -279,8 +280,19 @@ def _identity(
     data = images.summary
     return {
         "checkpoint": chain.origin.sha256 or chain.origin.path,
+        # A pruned chain has the origin of its original, and a wrapped module can have learned since.
+        "weights": digest(
+            chain.network.state_dict() | {f"exits' {name}": own for name, own in chain.exit_state.items()}
+        ),
         "architecture": chain.architecture.to_json(),
+        "preprocessing": numbers_of(chain.preprocessing),
         "recipe": recipe.to_json(),
         "teacher": None if teacher is None else teacher.origin.sha256,
-        "data": {"name": Path(data.spec).name, "split": data.split, "samples": data.samples},
+        "teacher_weights": None if teacher is None else digest(teacher.network.state_dict()),
+        "data": {
+            "name": Path(data.spec).name,
+            "split": data.split,
+            "samples": data.samples,
+            "sha256": data.sha256,
+        },
     } | ({} if cut is None else {"cut": list(cut.removed)})

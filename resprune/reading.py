@@ -10,6 +10,8 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 
 from resprune import checkpoint
+from resprune.chain import ResidualChain
+from resprune.checks import check_mode
 from resprune.data import Batches, is_small, open_data
 from resprune.errors import UsageError
 from resprune.records import Origin, Preprocessing
@@ -66,8 +68,11 @@ def batches_for(chain: Reader, data: Data | None, **options: Any) -> Batches:
     """Open a data spec with the chain's own preprocessing; see `resprune.data.open_data` for the options.
 
     Raises:
-        UsageError: where the network does not say how images become its input, or no data is named.
+        UsageError: where the network does not say how images become its input, no data is named, or the
+            network is in training mode.
     """
+    if isinstance(chain, ResidualChain):
+        check_mode(chain.network, chain.origin.path)
     found = spec_for(chain, data)
     if isinstance(found, Batches):
         return found

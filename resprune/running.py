@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from resprune.chain import ResidualChain
+from resprune.checks import check_mode
 from resprune.errors import ArchitectureError, CheckpointError, ResPruneError, UsageError
 from resprune.exporting import graphs, targets
 from resprune.exporting.single import SCHEMA
@@ -122,8 +123,7 @@ def ready(chain: ResidualChain, mode: str, images: Tensor) -> Run:
     """
     if mode not in MODES:
         raise UsageError(f"no mode {mode!r}", hint=f"use {', '.join(MODES)}")
-    if chain.network.training:
-        raise UsageError("the network is in training mode", where=chain.origin.path, hint="call eval() first")
+    check_mode(chain.network, chain.origin.path)
     if mode == "eager":
         return chain.network
     made = _compiled if mode == "compiled" else _exported

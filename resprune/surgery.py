@@ -13,6 +13,7 @@ from torch import Tensor
 
 from resprune import families
 from resprune.chain import ResidualChain, assemble
+from resprune.checks import check_mode
 from resprune.errors import UsageError
 from resprune.records import BARE, GONE, WHOLE, Architecture, PrunePlan
 
@@ -29,8 +30,9 @@ def remove_blocks(chain: ResidualChain, plan: PrunePlan) -> ResidualChain:
         plan: Indices of the chain's blocks.
 
     Raises:
-        UsageError: where the plan names blocks that the chain lacks.
+        UsageError: where the plan names blocks that the chain lacks, or its network is in training mode.
     """
+    check_mode(chain.network, chain.origin.path)
     architecture, letters = reduced_architecture(chain, plan), _letters(chain, plan)
     memo: dict[int, Any] = {}
     network = copy.deepcopy(chain.network, memo)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from hashlib import sha256
 from itertools import product
 
 import torch
 from torch import nn
 
 from resprune import families
-from resprune.chain import ResidualChain, assemble, seeded_images
+from resprune.chain import ResidualChain, assemble, digest, seeded_images
 from resprune.checkpoint import Checkpoint
-from resprune.checks import MISFITS, SELF_CHECK_TOLERANCE, check_network, check_split, full_float32
+from resprune.checks import MISFITS, SELF_CHECK_TOLERANCE, check_mode, check_network, check_split, full_float32
 from resprune.errors import ArchitectureError, UsageError
 from resprune.exits import SkipChainExits
 from resprune.families import Family, Part, Parts
@@ -30,8 +29,8 @@ def wrap(
 ) -> ResidualChain:
     """View any module as a chain; nothing is copied, and neither this nor what takes the chain changes it.
 
-    The chain runs the module as it is: whoever trains the module or sets it to training mode afterwards does
-    so to the chain. `resprune.prune` works on a copy.
+    The chain runs the module as it is: whoever trains the module afterwards does so to the chain, which is
+    refused as long as any part of it is in training mode. `resprune.prune` works on a copy.
 
     Args:
         network: In eval mode, with float32 parameters, on any device.
@@ -55,7 +54,9 @@ def wrap(
     recipe = preprocessing or family.preprocessing(known)
     options = {"classes": classes or 0, "in_channels": recipe.channels, **known.options}
     architecture = replace(known, name=name or known.name, stages=_stages(parts), options=options)
-    chain = assemble(network, architecture, recipe, Origin(where, _digest(network), "nn.Module"), family=family)
+    chain = assemble(
+        network, architecture, recipe, Origin(where, digest(network.state_dict()), "nn.Module"), family=family
+    )
     logits = check_network(chain)
     check_split(chain)
     if classes is not None and logits != classes:
@@ -81,11 +82,7 @@ def _check_family(family: Family, where: str) -> None:
 
 
 def _check_module(network: nn.Module, where: str) -> None:
-    training = [path for path, module in network.named_modules() if module.training]
-    if training:
-        raise UsageError(
-            f"{training[0] or 'the network'} is in training mode", where=where, hint="call network.eval() first"
-        )
+    check_mode(network, where)
     kinds = sorted({str(parameter.dtype) for parameter in network.parameters()})
     if kinds != ["torch.float32"]:
         raise UsageError(
@@ -196,12 +193,3 @@ def _check_cost(chain: ResidualChain) -> None:
             where=chain.origin.path,
             hint="keep tensors as parameters or buffers, and let forward ask for no tensor's values",
         ) from error
-
-
-def _digest(network: nn.Module) -> str:
-    """Return the SHA-256 of names and numbers, the module's stand-in for a file's."""
-    digest = sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

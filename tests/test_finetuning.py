@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -380,15 +381,29 @@ def test_folders_that_are_not_this_runs_are_refused(images: Path, tmp_path: Path
     before = {entry.name: entry.read_bytes() for entry in out.iterdir()}
 
     def refused(**changes: object) -> str:
-        options: dict[str, object] = {"out": out, "recipe": SHORT, "resume": True, "device": "cpu"}
+        options: dict[str, object] = {"chain": chain, "data": images, "device": "cpu"}
+        options |= {"out": out, "recipe": SHORT, "resume": True}
         with pytest.raises((UsageError, OutputError)) as caught:
-            finetune(chain, images, **options | changes)  # pyright: ignore[reportArgumentType]
+            finetune(**options | changes)  # pyright: ignore[reportArgumentType]
         return str(caught.value)
 
     assert "gamma 0.3 instead of 0.1" in refused(recipe=replace(SHORT, gamma=0.3))
     assert "teacher None instead of" in refused(teacher=None)
     assert "samples 24 instead of 48" in refused(samples=32)
-    assert "exists already" in refused(resume=False)
+    assert "mean [0.4, 0.5, 0.5] instead of [0.5, 0.5, 0.5]" in refused(
+        chain=replace(chain, preprocessing=replace(chain.preprocessing, mean=(0.4, 0.5, 0.5)))
+    )
+    learned = chain.duplicate()
+    with torch.no_grad():
+        next(learned.network.parameters()).add_(1)
+    assert "belongs to another run: weights " in refused(chain=learned)
+    assert "belongs to another run: teacher_weights " in refused(teacher=learned)
+    others = coloured(tmp_path / "others" / images.name, each=16)
+    shutil.copy(images / "train/class0/0.png", others / "train/class0/1.png")
+    assert "sha256 " in refused(data=others)
+    assert "exists already, with the state of a run; repeat that run's command with --resume" in refused(
+        resume=False
+    )
     stranger = tmp_path / "stranger"
     stranger.mkdir()
     (stranger / "notes.txt").write_text("mine")

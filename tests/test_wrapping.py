@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torchvision.models.resnet import Bottleneck, ResNet
 
 import resprune
+from resprune.chain import ResidualChain
 from resprune.errors import ArchitectureError, UsageError
 from resprune.exits import SkipChainExits
 from resprune.families.torchvision_resnet import TorchvisionResNet
@@ -96,6 +97,51 @@ def test_macs_are_those_of_every_block() -> None:
     network.body[0].conv, network.body[1].conv = Hidden(4), Hidden(64)
     chain = resprune.wrap(network.eval(), OwnFamily(), preprocessing=RECIPE)
     assert [macs for macs, _ in chain.costs[:2]] == [32 * 32 * 2 * 6 * width * 9 for width in (4, 64)]
+
+
+class Pool(nn.Module):
+    """Has a stride that neither `repr` nor a parameter tells."""
+
+    def __init__(self, conv: nn.Module, stride: int) -> None:
+        super().__init__()
+        self.conv, self.stride = conv, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(self.conv(F.avg_pool2d(x, self.stride)), scale_factor=float(self.stride))
+
+
+def test_macs_of_blocks_that_look_alike_are_their_own() -> None:
+    network = own()
+    network.body[0].conv, network.body[1].conv = (Pool(nn.Conv2d(6, 6, 3, padding=1), s) for s in (1, 2))
+    chain = resprune.wrap(network.eval(), OwnFamily(), preprocessing=RECIPE)
+    assert [macs for macs, _ in chain.costs[:2]] == [size * size * 6 * 6 * 9 for size in (32, 16)]
+
+
+TAKES_A_CHAIN: dict[str, Callable[[ResidualChain, Path], object]] = {
+    "analyze": resprune.analyze,
+    "bench": lambda chain, data: resprune.bench(chain, rounds=1),
+    "choose_for": lambda chain, data: resprune.choose_for(chain, data, resprune.Budget(macs=0.9)),
+    "check": lambda chain, data: resprune.check(chain, resprune.Limits(min_accuracy=1.0), data=data),
+    "compare": lambda chain, data: resprune.compare(chain, chain),
+    "evaluate": resprune.evaluate,
+    "export": lambda chain, data: resprune.export(chain, data / "x.pt2", format="torch-export"),
+    "frontier": resprune.frontier,
+    "prune": lambda chain, data: resprune.prune(chain, removing(5, 1)),
+}
+
+
+@pytest.mark.parametrize("name", TAKES_A_CHAIN)
+def test_a_network_in_training_mode_is_refused_and_left_as_it_is(
+    name: str, image_folder: Callable[..., Path]
+) -> None:
+    network, data = own(), image_folder(classes=4, each=6)
+    chain = resprune.wrap(network, OwnFamily(), preprocessing=RECIPE)
+    network.body[1].train()
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    with pytest.raises(UsageError, match=r"body\.1 is in training mode; call network\.eval\(\) first"):
+        TAKES_A_CHAIN[name](chain, data)
+    after = network.state_dict()
+    assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
 
 
 def test_a_branch_may_have_nothing_that_multiplies(image_folder: Callable[..., Path]) -> None:

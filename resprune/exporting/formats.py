@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from resprune.chain import ResidualChain
+from resprune.checks import check_mode
 from resprune.errors import UsageError
 from resprune.exporting import folder as output
 from resprune.exporting import graphs, stock, targets
@@ -48,6 +49,7 @@ def export(
         OutputError: where nothing can be written there.
         VerificationError: where what was read back differs; nothing is left then.
     """
+    check_mode(chain.network, chain.origin.path)
     target = targets.find(format)
     path, names = Path(path), tuple(class_names)
     check_place(path, format, force, fold_bn)

@@ -51,6 +51,12 @@ class RunFolder:
             state = self.state()
             if state is not None:
                 return state
+        elif not force and (self.path / STATE_FILE).exists():
+            raise OutputError(
+                "exists already, with the state of a run",
+                where=self.path,
+                hint="repeat that run's command with --resume to go on, or add --force to replace it",
+            )
         if not resume or self.path.exists():
             output.refuse_existing(self.path, force)
         try:
@@ -157,7 +163,9 @@ class RunFolder:
                 os.fsync(file.fileno())
             draft.replace(self.path / name)
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
-            raise _unwritable(self.path / name, error) from error
+            begun = (self.path / STATE_FILE).exists()
+            hint = _GO_ON if begun else "make room there, or choose another --out"
+            raise _unwritable(self.path / name, error, hint) from error
         finally:
             with suppress(OSError):
                 draft.unlink()
