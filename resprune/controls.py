@@ -71,12 +71,23 @@ def check_controls(kinds: Sequence[str], *, heals: bool, images: bool) -> None:
         raise UsageError("controls are compared on images", hint="name some with --data")
 
 
-def check_labels(kinds: Sequence[str], restoration: Restoration | None) -> None:
-    """Refuse to train from scratch on images without labels.
+def check_labels(kinds: Sequence[str], restoration: Restoration | None, batches: Batches) -> None:
+    """Refuse controls that there is nothing to compare by, and training from scratch on images without labels.
+
+    Args:
+        kinds: Of controls.
+        restoration: With the images of a healing.
+        batches: That all networks are measured on.
 
     Raises:
         DataError: where that was asked for.
     """
+    if kinds and not batches.labelled:
+        raise DataError(
+            "there are no labels, and controls are compared by their accuracies",
+            where=batches.summary.spec,
+            hint="use labelled images, or leave the controls out",
+        )
     healer = None if restoration is None else restoration.healer
     if "scratch" in kinds and healer is not None and not healer.images.labelled:
         raise DataError(

@@ -6,6 +6,7 @@ Source: Puettschneider et al. 2025, appendix A.1 and table 1.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 from torch import nn
@@ -68,20 +69,59 @@ def fresh(name: str, survey: Survey, *, seed: int) -> ResidualChain:
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Give convolutions, batch norms and linear layers their first weights, in place and in order.
+    """Give all layers their first weights, in place and in order.
 
-    Convolutions: He et al. 2015, normal with variance 2 / fan-out. Norms: the identity. Linear layers:
-    uniform within 1 / sqrt(fan-in), as torch does.
+    Convolutions: He et al. 2015, normal with variance 2 / fan-out, without a bias. Linear layers: uniform
+    within 1 / sqrt(fan-in), as torch does. Others: what their own ``reset_parameters`` gives them, which makes
+    norms the identity.
+
+    Args:
+        network: On the generator's device.
+        generator: The weights are a function of it, and of nothing else.
+
+    Raises:
+        UsageError: see `check_initialisable`; nothing is changed then.
     """
+    check_initialisable(network)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-        elif isinstance(layer, nn.BatchNorm2d):
-            layer.reset_parameters()
+            if layer.bias is not None:
+                init.zeros_(layer.bias)
         elif isinstance(layer, nn.Linear):
             bound = layer.in_features**-0.5
             init.uniform_(layer.weight, -bound, bound, generator=generator)
-            init.uniform_(layer.bias, -bound, bound, generator=generator)
+            if layer.bias is not None:
+                init.uniform_(layer.bias, -bound, bound, generator=generator)
+        elif isinstance(layer, nn.modules.batchnorm._NormBase):  # statistics too, and nothing is drawn
+            layer.reset_parameters()
+        elif _own(layer):
+            reset: Any = layer.reset_parameters
+            with torch.random.fork_rng(devices=[]):  # it draws from torch's own generator
+                torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+                reset()
+
+
+def check_initialisable(network: nn.Module) -> None:
+    """Check that it is known of every parameter what it is before any training.
+
+    Raises:
+        UsageError: naming the first of which it is not.
+    """
+    for path, layer in network.named_modules():
+        known = {"weight", "bias"} if isinstance(layer, nn.Conv2d | nn.Linear) else set[str]()
+        left = sorted(set(_own(layer)) - known)
+        if left and (known or not callable(getattr(layer, "reset_parameters", None))):
+            raise UsageError(
+                f"{f'{path}.' if path else ''}{left[0]} would keep its trained value from scratch: nothing says"
+                f" how a {type(layer).__name__} begins",
+                hint="give the layer a method reset_parameters, or leave the control from scratch out",
+            )
+
+
+def _own(layer: nn.Module) -> tuple[str, ...]:
+    """Return the names of a layer's own parameters, without those of layers inside it."""
+    return tuple(name for name, _ in layer.named_parameters(recurse=False))
 
 
 def _architecture(name: str, survey: Survey) -> Architecture:

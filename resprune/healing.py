@@ -109,7 +109,7 @@ class Healer:
             return None
         healed = self._train("heal", pruned, self.recipe, self.chain, plan)
         after = math.nan if judge is None else judge.divergence(healed)
-        kept = judge is None or after < before
+        kept = judge is None or after < before or (math.isnan(before) and not math.isnan(after))
         held = 0 if judge is None else judge.batches.summary.samples
         record = Recovery(
             HEALING, data.split, data.samples, held, before, after, kept, len(plan.removed), recipe=self.recipe
@@ -144,7 +144,7 @@ class Healer:
         cut: PrunePlan | None = None,
     ) -> ResidualChain:
         engine = training.engine(self.device)
-        plan = training.Plan.of(recipe, len(self.images.images), engine.num_processes)
+        plan = training.lay_out(start, recipe, len(self.images.images), engine.num_processes)
         with self.progress(what, plan.steps * plan.batch_size) as on_batch:
             listener = training.Listener(on_batch, on_epoch=lambda rows: self.on_epoch(rows[-1]))
             trained = training.train(

@@ -17,6 +17,7 @@ from resprune.errors import UsageError
 from resprune.exporting import folder as output
 from resprune.exporting import verifying
 from resprune.families import FAMILIES
+from resprune.fresh import check_initialisable
 from resprune.memory import pass_over
 from resprune.reading import Data, Progress, batches_for, silent, with_demo
 from resprune.records import (
@@ -117,9 +118,11 @@ def prune(
                 on_epoch=on_epoch,
                 **own,
             )
-        check_labels(controls, restoration)
         options.setdefault("order", TEST_FIRST)
         batches = batches_for(chain, data, **options)
+        check_labels(controls, restoration, batches)
+        if "scratch" in controls:
+            check_initialisable(cut.network)
         seen = _on_images(chain, cut, plan, batches, restored or restoration, progress)
         measure = Measure(batches, progress)
         beside = compare_with(controls, control_seeds, chain, plan, restoration, measure)

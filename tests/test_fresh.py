@@ -16,7 +16,7 @@ from resprune.checks import check_network, check_preprocessing, check_split
 from resprune.errors import UsageError
 from resprune.exporting.folder import write_network
 from resprune.families import preact
-from resprune.fresh import fresh, is_name
+from resprune.fresh import fresh, initialise, is_name
 from resprune.records import Architecture, Survey
 from resprune.selection import select
 from resprune.surgery import remove_blocks
@@ -209,3 +209,59 @@ def test_three_stages_need_a_multiple_of_three(blocks: int, near: str) -> None:
         UsageError, match=rf"{blocks} blocks cannot be divided by 3; choose paper-standard-{near}$"
     ):
         fresh(f"paper-standard-{blocks}", CIFAR10, seed=0)
+
+
+class Scale(nn.Module):
+    """Knows how it begins: anywhere between 0 and 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.empty(3))
+
+    def reset_parameters(self) -> None:
+        nn.init.uniform_(self.factor)
+
+
+def layers() -> nn.Sequential:
+    """Return one layer of each kind that networks have, all of whose numbers were trained: they are 7."""
+    kinds = (
+        nn.Conv2d(3, 3, 1),
+        nn.Conv1d(3, 3, 1),
+        nn.GroupNorm(1, 3),
+        nn.Linear(3, 3, bias=False),
+        nn.Linear(3, 3),
+        nn.BatchNorm2d(3),
+        nn.BatchNorm2d(3, affine=False),
+        Scale(),
+    )
+    network = nn.Sequential(*kinds)
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            tensor.fill_(7)
+    return network
+
+
+def test_from_scratch_no_layer_keeps_what_was_trained() -> None:
+    networks = [layers() for _ in range(3)]
+    before = torch.get_rng_state()
+    for network, seed in zip(networks, (0, 0, 1), strict=True):
+        initialise(network, torch.Generator().manual_seed(seed))
+    assert torch.equal(torch.get_rng_state(), before)
+    one, same, other = (network.state_dict() for network in networks)
+    assert [name for name, tensor in one.items() if bool((tensor == 7).any())] == []
+    assert all(torch.equal(tensor, same[name]) for name, tensor in one.items())
+    drawn = {name for name, tensor in one.items() if not torch.equal(tensor, other[name])}
+    assert drawn == {"0.weight", "1.weight", "1.bias", "3.weight", "4.weight", "4.bias", "7.factor"}
+
+
+def test_a_layer_that_does_not_say_how_it_begins_is_refused() -> None:
+    network = layers()
+    network[0].gain = nn.Parameter(torch.ones(3))
+    before = [tensor.clone() for tensor in network.state_dict().values()]
+    with pytest.raises(UsageError, match=r"0\.gain would keep its trained value .* how a Conv2d begins"):
+        initialise(network, torch.Generator())
+    assert all(torch.equal(was, now) for was, now in zip(before, network.state_dict().values(), strict=True))
+    bare = nn.Module()
+    bare.gain = nn.Parameter(torch.ones(3))
+    with pytest.raises(UsageError, match=r"^gain would keep its trained value .* how a Module begins"):
+        initialise(bare, torch.Generator())

@@ -23,9 +23,10 @@ from resprune.chooser import Chooser
 from resprune.choosing import choose_for
 from resprune.controls import check_labels, compare_with
 from resprune.counterparts import Counterparts
-from resprune.data import Batches
+from resprune.data import Batches, open_data
 from resprune.errors import DataError, UsageError
 from resprune.healing import HEALING, Healer
+from resprune.judging import Judge
 from resprune.records import RECIPES, Budget, EpochRow, Evaluation, PrunePlan, Recipe, Recovery
 from resprune.restoration import Restoration
 from resprune.stage_cost import feature_loss
@@ -169,6 +170,20 @@ def test_a_healing_that_does_harm_is_not_kept(image_folder: Callable[..., Path])
     healed, record = heal(own, pruned, removing(chain, 1))
     assert not record.kept
     assert healed is pruned
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kept"),
+    [(math.nan, 0.1, True), (math.nan, math.nan, False), (0.1, math.nan, False), (0.2, 0.1, True)],
+)
+def test_what_has_no_finite_logits_can_only_be_healed(
+    image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, before: float, after: float, kept: bool
+) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    plan, told = removing(chain, 1), iter((before, after))
+    monkeypatch.setattr(Judge, "divergence", lambda judge, network: next(told))
+    own = healer(chain, image_folder(each=10), steps=1)
+    assert heal(own, remove_blocks(chain, plan), plan)[1].kept == kept
 
 
 def test_from_scratch_nothing_of_the_weights_is_left(image_folder: Callable[..., Path]) -> None:
@@ -339,7 +354,14 @@ def test_images_without_labels_heal_as_labelled_ones_do(image_folder: Callable[.
     with pytest.raises(DataError, match="there are no labels to train with"):
         healer(chain, flat, teacher_weight=0.9)
     with pytest.raises(DataError, match="no labels for the control from scratch"):
-        check_labels(["scratch"], Restoration(chain, None, unlabelled, 0, quiet))
+        check_labels(["scratch"], Restoration(chain, None, unlabelled, 0, quiet), own_images(chain, tree))
+    with pytest.raises(DataError, match="no labels, and controls are compared by their accuracies"):
+        check_labels(["random"], None, own_images(chain, flat))
+    check_labels([], None, own_images(chain, flat))
+
+
+def own_images(chain: ResidualChain, place: Path) -> Batches:
+    return open_data(place, chain.preprocessing, chain.classes)
 
 
 def test_a_network_without_blocks_can_be_healed(image_folder: Callable[..., Path]) -> None:
