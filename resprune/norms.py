@@ -165,8 +165,10 @@ class _Pair:
         spread, above = original.running_var.double() + original.eps, mean - original.running_mean
         given = weight * above + (bias - own_bias) * spread.sqrt()
         shift = torch.where(alike, given / own_weight, above)
-        own.running_var.copy_((spread * ratio - own.eps).clamp_min(0))
-        own.running_mean.copy_(own_mean - shift * ratio.sqrt())
+        # A variance has no less than nothing: the mean is moved for the deviation that there can be.
+        least = (spread * ratio - own.eps).clamp_min(0)
+        own.running_var.copy_(least)
+        own.running_mean.copy_(own_mean - shift * ((least + own.eps) / spread).sqrt())
 
 
 def _affine(norm: Norm) -> tuple[Tensor, Tensor]:

@@ -76,6 +76,15 @@ def test_a_crop_is_a_window_of_the_padded_image(image_folder: FolderWriter) -> N
     assert len(windows) > 9
 
 
+@pytest.mark.parametrize("policy", ["rand-m10-n8-inc1", "rand-m10-n8", "v0r", "augmix-m10"])
+def test_a_policy_of_any_strength_gives_images(policy: str, image_folder: FolderWriter) -> None:
+    recipe = replace(LARGE, resize=None, height=48, width=48)
+    data = open_training(image_folder(size=48), recipe, 10, augment="timm", auto_augment=policy, hold_out=0)
+    for epoch in range(20):
+        images, _ = everything(data, epoch)
+        assert images.shape[1:] == (3, 48, 48)
+
+
 def test_grey_images_are_not_mirrored(image_folder: FolderWriter) -> None:
     place = image_folder(mode="L")
     auto, crop = (open_training(place, GREY, 10, augment=augment) for augment in ("auto", "crop"))

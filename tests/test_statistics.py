@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from resprune.chain import ResidualChain
 from resprune.errors import DataError
-from resprune.norms import Norm, match, norms_behind, re_estimate
+from resprune.norms import Norm, _Pair, match, norms_behind, re_estimate
 from resprune.surgery import remove_blocks
 from resprune.trajectory import Batch
 
@@ -217,6 +217,24 @@ def test_matched_norms_give_what_the_originals_give(chain: ResidualChain) -> Non
     assert all(name.endswith(("running_mean", "running_var")) for name in changed)
     hooks = [len(module._forward_pre_hooks) for own in (chain, result) for module in own.network.modules()]
     assert not sum(hooks)
+
+
+@pytest.mark.parametrize("deviation", [0.0, 1e-6, 1e-4, 1e-3, 0.1])
+def test_a_channel_that_hardly_differs_gets_the_original_s_mean(deviation: float) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    plan = removing(chain, 2)
+    result = remove_blocks(chain, plan)
+    norm = norms_behind(result, 2)[0]
+    theirs, ours = counterpart(chain, norm), _Pair(norm, counterpart(chain, norm))
+    x = torch.randn(64, norm.num_features, 4, 4, generator=torch.Generator().manual_seed(0))
+    ours.look(theirs, (x + 0.5,))
+    ours.adapt(norm, (0.3 + deviation * x,))
+    with torch.inference_mode():
+        given, wanted = (
+            own((x).mul(scale).add(mean)).mean((0, 2, 3))
+            for own, scale, mean in ((norm, deviation, 0.3), (theirs, 1.0, 0.5))
+        )
+    torch.testing.assert_close(given, wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_matched_to_itself_a_network_stays_as_it_is_on_any_images(chain: ResidualChain) -> None:

@@ -22,7 +22,7 @@ from resprune import training
 from resprune.chain import ResidualChain
 from resprune.data import normalise
 from resprune.errors import TrainingError, UsageError
-from resprune.records import RECIPES, EpochRow, Recipe
+from resprune.records import RECIPES, EpochRow, Preprocessing, Recipe
 from resprune.stage_cost import vanishing_group
 from resprune.training import Listener, Plan, train
 from resprune.training import loop as training_loop
@@ -32,6 +32,24 @@ from resprune.training.synced import SyncedNorms
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return coloured(tmp_path_factory.mktemp("images"))
+
+
+def test_one_image_at_a_time_is_refused_where_a_norm_would_see_one_value() -> None:
+    small = replace(tiny_chain(), preprocessing=Preprocessing(3, 2, 2, (0.5,) * 3, (0.25,) * 3))
+    recipe = replace(RECIPE, batch_size=4, accumulate=4)
+    with pytest.raises(UsageError, match=r"cannot be trained on one image at a time .*larger --batch-size"):
+        training.lay_out(small, recipe, 48, 1)
+    assert training.lay_out(small, replace(recipe, accumulate=2), 48, 1).part == 2
+    assert training.lay_out(tiny_chain(), recipe, 48, 1).part == 1
+
+
+@pytest.mark.parametrize("rate", [1e12, 1e25, 1e38])
+def test_without_held_out_images_the_last_update_is_looked_at(folder: Path, rate: float) -> None:
+    recipe, states = replace(RECIPE, steps=1, hold_out=0.0, rate=rate), list[dict[str, Any]]()
+    listener = Listener(on_state=states.append)
+    with pytest.raises(TrainingError, match=r"output is not finite at step 1 of 1; lower the learning rate"):
+        train(tiny_chain(), opened(folder, recipe), recipe, on=training.engine("cpu"), listener=listener)
+    assert [state["step"] for state in states] == [0]
 
 
 def test_a_plain_run_is_plain_pytorch(folder: Path) -> None:
@@ -172,7 +190,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder: Path) -> None:
         train(tiny_chain(), opened(folder), replace(RECIPE, rate=1e20), listener=listener)
     assert states == [0]
     once = replace(RECIPE, rate=1e20, epochs=1, batch_size=48)  # the loss was finite, the network is not
-    with pytest.raises(TrainingError, match="the network's output is not finite at step 1 of 1; lower --rate"):
+    with pytest.raises(TrainingError, match="the network's output is not finite at step 1 of 1; lower the learning rate"):
         train(tiny_chain(), opened(folder), once)
 
 

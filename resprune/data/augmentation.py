@@ -7,11 +7,15 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL.Image import Image
+from PIL.Image import new as new_image
 from torch import Tensor
 from torchvision.transforms import functional as TF
 from torchvision.transforms import v2
@@ -146,7 +150,25 @@ def _timm_transform(recipe: Preprocessing, auto_augment: str | None) -> Callable
         if auto_augment is None:
             raise
         raise _unknown_policy(auto_augment) from error
+    _mend_posterizing(transform)
     return transform
+
+
+def _mend_posterizing(transform: Any) -> None:
+    """Let timm's transform give a black image where it asks for no bits at all.
+
+    Pillow's own answer was that too, until version 13 refused the question.
+    """
+    for step in transform.transforms:
+        operations = [*getattr(step, "ops", ()), *chain.from_iterable(getattr(step, "policy", ()))]
+        for operation in operations:
+            posterize: Any = getattr(operation, "aug_fn", None)
+            if getattr(posterize, "__name__", "") == "posterize":
+                operation.aug_fn = partial(_posterized, posterize)
+
+
+def _posterized(posterize: Callable[..., Image], image: Image, bits: int, **settings: Any) -> Image:
+    return posterize(image, bits, **settings) if bits > 0 else new_image(image.mode, image.size)
 
 
 def _unknown_policy(auto_augment: str) -> UsageError:

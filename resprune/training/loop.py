@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -11,9 +12,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from resprune.chain import ResidualChain
+from resprune.chain import ResidualChain, seeded_images
 from resprune.data import TrainingData, batches_of
-from resprune.errors import ArchitectureError, TrainingError
+from resprune.errors import ArchitectureError, TrainingError, UsageError
 from resprune.records import EpochRow, Evaluation, PrunePlan, Recipe
 from resprune.stage_cost import check_vanishing
 from resprune.training.engine import engine
@@ -87,14 +88,46 @@ def train(
         TrainingError: where the loss is not finite.
         UsageError, ArchitectureError: where recipe, network and processes do not fit.
     """
-    if recipe.vanish:
-        check_vanishing(chain)
     on = on or engine()
-    plan = Plan.of(recipe, len(data.images), on.num_processes)
+    plan = lay_out(chain, recipe, len(data.images), on.num_processes)
     # The caller's generators are given back as they were.
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         learner = Learner(chain, teacher, recipe, plan, on, cut)
         return _Run(learner, data, workers, listener or Listener()).go(state)
+
+
+def lay_out(chain: ResidualChain, recipe: Recipe, images: int, processes: int) -> Plan:
+    """Return the plan of a run, or refuse what the network cannot be trained with.
+
+    Args:
+        chain: That is to learn.
+        recipe: All choices.
+        images: Number of training images.
+        processes: That share every batch.
+
+    Raises:
+        UsageError, ArchitectureError: where recipe, network, images and processes do not fit.
+    """
+    if recipe.vanish:
+        check_vanishing(chain)
+    plan = Plan.of(recipe, images, processes)
+    if plan.part == 1:
+        _check_single(chain)
+    return plan
+
+
+def _check_single(chain: ResidualChain) -> None:
+    """Check that no batch norm would see one value alone in training, of which there is no variance."""
+    recipe = chain.preprocessing
+    network = copy.deepcopy(chain.outline.network).train()
+    try:
+        network(torch.empty(1, recipe.channels, recipe.height, recipe.width, device="meta"))
+    except ValueError as error:
+        raise UsageError(
+            f"the network cannot be trained on one image at a time ({error})",
+            where=chain.origin.path,
+            hint="choose a larger --batch-size or a smaller --accumulate, or use more images",
+        ) from error
 
 
 @dataclass
@@ -158,14 +191,26 @@ class _Run:
         if not bool(torch.isfinite(total).all()):
             raise self._diverged("the loss", step)
 
+    def _look_at_network(self, step: int) -> None:
+        """Stop where weights, their squares or what the network makes of noise are not finite."""
+        chain = self.learner.average.snapshot()
+        weights = torch.stack([tensor.square().sum() for tensor in chain.network.parameters()])
+        with torch.inference_mode():
+            logits = chain(seeded_images(chain.preprocessing, 1, seed=0))
+        if not bool(weights.isfinite().all()) or not bool(logits.isfinite().all()):
+            raise self._diverged("the network's output", step)
+
     def _diverged(self, what: str, step: int) -> TrainingError:
         return TrainingError(
             f"{what} is not finite at step {step} of {self.learner.plan.steps}",
-            hint="lower --rate, or clip the gradient with --clip 1",
+            hint="lower the learning rate (--rate; of a healing --heal-rate)"
+            + ("" if self.learner.recipe.clip else ", or clip the gradient with --clip 1"),
         )
 
     def _finish(self, step: int, means: Tensor | None, started: float, speed: float) -> None:
         """Measure after an epoch, keep the network where it is the best, write the state."""
+        if step and self.data.held_out is None:  # nothing else would show what the last update did
+            self._look_at_network(step)
         try:
             row = measure_epoch(self.learner, self.data, step, means, started, speed)
         except ArchitectureError as error:  # of logits; before any training it is the checkpoint's fault
