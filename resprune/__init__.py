@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from resprune.pipeline import save as save
     from resprune.pipeline import select as select
     from resprune.pipeline import wrap as wrap
+    from resprune.records import RECIPES as RECIPES
     from resprune.records import Analysis as Analysis
     from resprune.records import Budget as Budget
     from resprune.records import Frontier as Frontier
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "ResPruneError": "resprune.errors",
+    "RECIPES": "resprune.records",
     "Analysis": "resprune.records",
     "Budget": "resprune.records",
     "Choice": "resprune.choosing",
@@ -67,6 +69,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "RECIPES",
     "Analysis",
     "Budget",
     "Choice",

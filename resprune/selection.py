@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 from resprune.errors import UsageError
 from resprune.records import Budget, PrunePlan, Removal, Trajectory
@@ -55,7 +57,7 @@ def select(
     *,
     tol: float | None = None,
     depth: int | None = None,
-    remove: Sequence[int | str] | None = None,
+    remove: Sequence[SupportsIndex | str] | None = None,
     blocks: int | None = None,
     paths: Sequence[str] | None = None,
 ) -> PrunePlan:
@@ -142,13 +144,13 @@ def _without(removed: tuple[int, ...], total: int) -> PrunePlan:
     return PrunePlan(f"remove {', '.join(map(str, removed)) or 'nothing'}", removed, kept, reasons)
 
 
-def _resolve(remove: Sequence[int | str], paths: Sequence[str], total: int) -> tuple[int, ...]:
+def _resolve(remove: Sequence[SupportsIndex | str], paths: Sequence[str], total: int) -> tuple[int, ...]:
     """Return the indices of blocks that are named, ascending.
 
     Raises:
         UsageError: see `select`.
     """
-    there, found = _what_there_is(paths, total), dict[int, int | str]()
+    there, found = _what_there_is(paths, total), dict[int, SupportsIndex | str]()
     for name in (wish.strip() if isinstance(wish, str) else wish for wish in remove):
         index = _index(name, paths, there)
         if not 0 <= index < total:
@@ -160,10 +162,10 @@ def _resolve(remove: Sequence[int | str], paths: Sequence[str], total: int) -> t
     return tuple(sorted(found))
 
 
-def _index(name: int | str, paths: Sequence[str], there: str) -> int:
+def _index(name: SupportsIndex | str, paths: Sequence[str], there: str) -> int:
     """Return the index that a name stands for, which may be out of range."""
-    if isinstance(name, int):
-        return name
+    if not isinstance(name, str):
+        return operator.index(name)  # of numpy's and torch's integers too
     digits = name.removeprefix("-")
     number = int(name) if digits.isascii() and digits.isdecimal() and len(digits) < 10 else None
     if name in paths:

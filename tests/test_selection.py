@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -144,3 +147,8 @@ def test_reasons_give_the_figures_of_the_rule() -> None:
     assert select(depth=1, blocks=2).reasons == ("kept: among the first 1", "removed: not among the first 1")
     named = ("kept: not named by --remove", "removed: named by --remove")
     assert select(remove=[1], blocks=2).reasons == named
+
+
+@pytest.mark.parametrize("named", [np.array([3, 1]), [np.int64(3), 1], torch.tensor([1, 3])])
+def test_blocks_are_named_by_integers_of_any_kind(named: Sequence[int]) -> None:
+    assert select(remove=named, blocks=5).removed == (1, 3)

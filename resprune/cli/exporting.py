@@ -84,7 +84,7 @@ def export(
             shell.print_json(outputs.export(outcome) | reporting.made(seed))
         else:
             shell.show(wording.summary(outcome))
-            shell.print_text(f"\n{wording.loading(outcome)}")
+            shell.print_text(f"\n{wording.loading(outcome, elsewhere=True)}")
 
 
 def _lines(path: Path) -> list[str]:

@@ -79,7 +79,13 @@ by resprune {version("resprune")}.
 """
 
 
-def loading(outcome: ExportOutcome) -> str:
-    """Return the lines of Python that load an export."""
-    folder, file = PurePath(outcome.folder).name, outcome.files[0]
+def loading(outcome: ExportOutcome, *, elsewhere: bool = False) -> str:
+    """Return the lines of Python that load an export.
+
+    Args:
+        outcome: Of the export.
+        elsewhere: From the folder that the command ran in, and not from beside what was written.
+    """
+    place = PurePath(outcome.folder)
+    folder, file = (str(place), str(place / outcome.files[0])) if elsewhere else (place.name, outcome.files[0])
     return hub.loading(outcome.format, folder=folder, file=file, constructor=outcome.constructor)

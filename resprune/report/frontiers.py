@@ -36,7 +36,7 @@ def table(found: Frontier) -> RenderableType:
     lines = [
         f"Time: {batch}, {threads}, {latency.device}, eager mode, {latency.rounds} rounds in turns, medians.",
         "The network of a row: prune --remove with the blocks of that row and of those above it.",
-        f"Order: {found.method}; chosen and recovered on {images_of(found.choice)}, without those that judge.",
+        f"Order: {found.method}; chosen and recovered on those of {images_of(found.choice)} that do not judge.",
     ]
     head = f"{found.network.architecture.name}, {images_of(found.data)}, held out"
     return Group(Text(head), *input_lines(found.data), grid, Text(), *map(Text, lines))

@@ -217,4 +217,10 @@ def finetune(outcome: FinetuneOutcome) -> RenderableType:
     where = "nothing was held out: this is the last epoch"
     if outcome.held_out is not None:
         where = f"on {outcome.held_out.samples:,} training images held out; the test images were not looked at"
-    return Group(table, Text(), Text(f"Epoch {best.epoch} of {outcome.epochs} is kept ({where})."))
+    lines = [f"Epoch {best.epoch} of {outcome.epochs} is kept ({where})."]
+    if first.score is not None and best.score is not None and first.score < best.score:
+        lines.append(
+            f"There the network erred less before the training: its score was {number(first.score)}, now it is"
+            f" {number(best.score)}. A lower --rate, more images or more epochs may help."
+        )
+    return Group(table, Text(), *map(Text, lines))
