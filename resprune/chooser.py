@@ -180,7 +180,10 @@ class Chooser:
         return found
 
     def _plan(self, found: Sequence[Removal]) -> PrunePlan:
-        return surgical(found, self.chain.depth, f"{self.method}, {self.budget}")
+        rule = f"{self.method}, {self.budget}"
+        if self.budget.sizes:
+            return surgical(found, self.chain.depth, rule)
+        return surgical(found, self.chain.depth, rule, "one block more, in the order of trials, costs too much")
 
     def _beside(self, plan: PrunePlan) -> tuple[Alternative, ...]:
         """Return what taking blocks from the end would do, for the same sizes or as many blocks."""

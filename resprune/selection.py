@@ -97,15 +97,18 @@ def select(
     return _first(f"tail, depth {depth}", depth, (kept,) * depth + (gone,) * (total - depth))
 
 
-def surgical(removals: Sequence[Removal], blocks: int, rule: str) -> PrunePlan:
+def surgical(
+    removals: Sequence[Removal], blocks: int, rule: str, stays: str = "the wish was met without it"
+) -> PrunePlan:
     """Return the plan that removes blocks in a measured order.
 
     Args:
         removals: As `resprune.sensitivity.order_removals` returns them.
         blocks: N.
         rule: The wish in words.
+        stays: Why blocks stay, in words.
     """
-    reasons = ["kept: the wish was met without it" if removals else "kept"] * blocks
+    reasons = [f"kept: {stays}" if removals else "kept"] * blocks
     for turn, removal in enumerate(removals, start=1):
         reasons[removal.index] = (
             f"removed as number {turn}: in its trial the output diverged by {removal.divergence:.3g} nats"

@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -107,6 +107,8 @@ def removals(
         DataError: where there are no images.
         ArchitectureError: where the network's logits are not finite.
     """
+    if method not in get_args(Method):
+        raise UsageError(f"no method {method!r}", hint=f"choose from {', '.join(get_args(Method))}")
     if effort is not None and not effort > 0:
         raise UsageError(f"the effort must be a number of passes > 0, got {effort}")
     if price is not None and (len(price) != chain.depth or not all(0 < p < math.inf for p in price)):

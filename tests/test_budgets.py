@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import resprune
 from resprune import choosing, pipeline, trajectory
 from resprune.chain import ResidualChain
 from resprune.errors import BudgetError, DataError, UsageError
@@ -120,6 +121,18 @@ def test_as_many_blocks_go_as_the_accuracy_allows(
     assert chosen.drop == pytest.approx(0.5 * len(chosen.plan.removed))
     assert len(told) == len(set(evaluate.asked)) - 1  # every number is tried once
     assert chosen.restored is not None
+    kept = {chosen.plan.reasons[index] for index in chosen.plan.kept}
+    assert kept <= {"kept: one block more, in the order of trials, costs too much"}
+
+
+def test_an_unknown_method_is_refused(image_folder: Callable[..., Path]) -> None:
+    chain, images = make_chain(ARCHITECTURES["cifar option A"]), image_folder(each=4)
+    for choose in (
+        lambda: pipeline.choose_for(chain, images, Budget(macs=0.9), method="surgicall"),  # pyright: ignore[reportArgumentType]
+        lambda: resprune.frontier(chain, images, method="Tail"),  # pyright: ignore[reportArgumentType]
+    ):
+        with pytest.raises(UsageError, match=r"no method '\w+'; choose from surgical, stagewise, tail"):
+            choose()
 
 
 def refused(*words: object) -> str:

@@ -190,7 +190,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder: Path) -> None:
         train(tiny_chain(), opened(folder), replace(RECIPE, rate=1e20), listener=listener)
     assert states == [0]
     once = replace(RECIPE, rate=1e20, epochs=1, batch_size=48)  # the loss was finite, the network is not
-    with pytest.raises(TrainingError, match="the network's output is not finite at step 1 of 1; lower the learning rate"):
+    with pytest.raises(
+        TrainingError, match="the network's output is not finite at step 1 of 1; lower the learning rate"
+    ):
         train(tiny_chain(), opened(folder), once)
 
 
