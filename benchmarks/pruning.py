@@ -39,9 +39,8 @@ def main() -> None:
     choice = resprune.choose_for(chain, options.data, budget, recover=not options.by_divergence)
     outcome = resprune.prune(
         chain,
-        choice.plan,
+        choice,
         options.data,
-        choice=choice.data,
         heal=recipe if options.heal else None,
         controls=("random",) if options.seeds else (),
         control_seeds=options.seeds,

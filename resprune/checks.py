@@ -20,6 +20,23 @@ MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, Runtime
 _SELF_CHECK_SIZE = 64
 
 
+def check_chain(chain: object, *others: type) -> None:
+    """Check that a network is a chain; what `resprune.prune` and `resprune.finetune` return only holds one.
+
+    Args:
+        chain: The network.
+        others: Further kinds that will do.
+
+    Raises:
+        UsageError: says what was given, and what to give.
+    """
+    if not isinstance(chain, (ResidualChain, *others)):
+        kind = type(chain).__name__
+        held = isinstance(getattr(chain, "chain", None), ResidualChain)
+        hint = f"give the {kind}'s .chain" if held else "resprune.load and resprune.wrap return one"
+        raise UsageError(f"expected a ResidualChain, got {kind}", hint=hint)
+
+
 def check_mode(network: nn.Module, where: str) -> None:
     """Check that all of a network is in eval mode: figures are of that, and forward passes leave it as it is.
 
@@ -144,6 +161,12 @@ def check_network(chain: ResidualChain) -> int:
             where=chain.origin.path,
             hint="check the preprocessing's size, and that forward runs the blocks of its stages in turn",
         ) from error
+    if not bool(logits.isfinite().all()):
+        raise ArchitectureError(
+            "the network's logits are not finite, on seeded noise",
+            where=chain.origin.path,
+            hint="its weights may be damaged, or not trained yet",
+        )
     difference = (logits - apart).abs().max()
     if not bool(difference <= SELF_CHECK_TOLERANCE * logits.abs().max()):
         raise ArchitectureError(

@@ -17,7 +17,7 @@ from resprune.errors import BudgetError
 from resprune.memory import pass_over
 from resprune.plurals import counted
 from resprune.reading import calibration_images, silent
-from resprune.records import Alternative, Budget, Method, PrunePlan, Removal
+from resprune.records import Alternative, Budget, Drop, Method, PrunePlan, Removal
 from resprune.restoration import Restoration, Restored
 from resprune.savings import savings
 from resprune.selection import surgical
@@ -30,13 +30,11 @@ class Candidate:
     """A plan that was tried.
 
     Attributes:
-        plan: Which blocks go.
-        drop: Points of accuracy lost on the images that judge; None where none was asked for.
+        plan: Which blocks go, and what that costs where it was asked for.
         restored: The network that would be written; None where it was not made.
     """
 
     plan: PrunePlan
-    drop: float | None = None
     restored: Restored | None = None
 
 
@@ -98,10 +96,11 @@ class Chooser:
             BudgetError: where it costs too much.
         """
         best, limit = self._tried(plan), self.budget.max_drop
-        if best.drop is not None and limit is not None and best.drop > limit:
+        drop = best.plan.drop
+        if drop is not None and limit is not None and drop.points > limit:
             raise BudgetError(
                 f"{plan.rule}: not both; {counted(len(plan.removed), 'block')} must go for the first, and cost"
-                f" {best.drop:.2f} points",
+                f" {drop.points:.2f} points",
                 where=self.chain.origin.path,
                 hint="allow more, ask for less, or heal with --heal EPOCHS",
             )
@@ -140,15 +139,16 @@ class Chooser:
         while high - low > 1:
             found += islice(coming, max(0, count - len(found)))
             tried = self._tried(self._plan(found[:count]))
-            assert tried.drop is not None
-            first = tried if count == 1 else first
-            if tried.drop <= limit:
+            drop = tried.plan.drop
+            assert drop is not None
+            first = drop if count == 1 else first
+            if drop.points <= limit:
                 best, low = tried, count
             else:
                 high = count
             count = min(2 * count, self.chain.depth) if high > self.chain.depth else (low + high) // 2
         if not low:
-            lost = "" if first is None or first.drop is None else f": the first costs {first.drop:.2f} points"
+            lost = "" if first is None else f": the first costs {first.points:.2f} points"
             raise BudgetError(
                 f"no block can go with {self.budget}{lost}",
                 where=self.chain.origin.path,
@@ -163,7 +163,8 @@ class Chooser:
         cut = remove_blocks(self.chain, plan)
         restored = self.restoration.restore(cut, plan)
         accuracy = self._measured(restored.network)
-        candidate = Candidate(plan, round(100 * (self._accuracy - accuracy), 9), restored)
+        drop = Drop(round(100 * (self._accuracy - accuracy), 9), len(self.judge.source))
+        candidate = Candidate(replace(plan, drop=drop), restored)
         self.tell(candidate)
         return candidate
 

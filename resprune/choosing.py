@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from resprune.allowance import Allowance, Clock
 from resprune.chain import ResidualChain
+from resprune.checks import check_chain
 from resprune.chooser import Candidate, Chooser
 from resprune.data import CHOICE_FIRST
 from resprune.errors import DataError, UsageError
@@ -25,13 +26,11 @@ class Choice:
         plan: Which blocks go.
         data: The images that it was chosen and judged on; None where none were read.
         restored: The network whose accuracy was judged; None where none was made.
-        drop: Points of accuracy lost on the images that judged; None where none was asked for.
     """
 
     plan: PrunePlan
-    data: DataSummary | None
+    data: DataSummary | None = None
     restored: Restored | None = None
-    drop: float | None = None
 
 
 def choose_for(
@@ -79,12 +78,13 @@ def choose_for(
         DataError: where accuracy is asked for and there are no labels.
         UsageError: where the wishes contradict each other.
     """
+    check_chain(chain)
     if not budget:
         raise UsageError("no budget given", hint="for example --target-macs 0.6, or --max-drop 0.5")
     allowance = Allowance(chain, budget, None if budget.speedup is None else _clock(chain, latency_batch, seed))
     allowance.check()
     if plan is not None and budget.max_drop is None:
-        return Choice(allowance.confirmed(plan), None)
+        return Choice(allowance.confirmed(plan))
     reading = {"split": split, "seed": seed, "batch_size": batch_size}
     images = batches_for(chain, data, samples=samples, order=CHOICE_FIRST, **reading)
     restoration = Restoration(chain, None, None, seed, progress)
@@ -121,7 +121,7 @@ def choose_for(
         tell=tell,
     )
     best = chooser.choose() if plan is None else chooser.judged(allowance.confirmed(plan))
-    return Choice(best.plan, seen, best.restored, best.drop)
+    return Choice(best.plan, seen, best.restored)
 
 
 def _prices(chain: ResidualChain, budget: Budget, latency_batch: int, seed: int) -> Sequence[float]:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from resprune import agreement, latency, matching, pipeline
+from resprune.arguments import check_count
 from resprune.chain import ResidualChain, seeded_images
-from resprune.checks import check_mode, full_float32
+from resprune.checks import check_chain, check_mode, full_float32
 from resprune.data import TEST_FIRST, Batches, open_data
 from resprune.errors import UsageError
 from resprune.memory import pass_over
@@ -95,9 +96,10 @@ def bench(
         UsageError: where the two take different input, or are on different devices, or the mode does not
             work.
     """
-    if batch_size < 1:
-        raise UsageError(f"a batch has at least one image, got {batch_size}")
+    check_count("batch_size", batch_size)
     networks = [network] if against is None else [network, against]
+    for own in networks:
+        check_chain(own, OnnxNetwork)
     modes = ["onnxruntime" if isinstance(own, OnnxNetwork) else mode for own in networks]
     if channels_last is None:
         channels_last = "onnxruntime" not in modes
@@ -160,6 +162,7 @@ def compare(
     """
     networks = (first, second)
     for own in networks:
+        check_chain(own, OnnxNetwork)
         if isinstance(own, ResidualChain):
             check_mode(own.network, own.origin.path)
     classes = matching.common_classes(first, second)

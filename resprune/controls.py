@@ -17,6 +17,7 @@ from resprune import trajectory
 from resprune.chain import ResidualChain
 from resprune.data import Batches
 from resprune.errors import DataError, UsageError
+from resprune.fresh import check_initialisable
 from resprune.memory import pass_over
 from resprune.reading import Progress
 from resprune.records import Band, Control, Evaluation, PrunePlan
@@ -53,8 +54,14 @@ class Measure:
         )
 
 
-def check_controls(kinds: Sequence[str], *, heals: bool, images: bool) -> None:
-    """Refuse controls that there is no way to make or measure.
+def check_controls(kinds: Sequence[str], chain: ResidualChain, *, heals: bool, images: bool) -> None:
+    """Refuse controls that there is no way to make or measure, before anything is computed.
+
+    Args:
+        kinds: Of controls.
+        chain: The original.
+        heals: Whether there is a healing.
+        images: Whether there are images.
 
     Raises:
         UsageError: says what is missing.
@@ -69,6 +76,8 @@ def check_controls(kinds: Sequence[str], *, heals: bool, images: bool) -> None:
         )
     if kinds and not images:
         raise UsageError("controls are compared on images", hint="name some with --data")
+    if "scratch" in kinds:
+        check_initialisable(chain.network)
 
 
 def check_labels(kinds: Sequence[str], restoration: Restoration | None, batches: Batches) -> None:

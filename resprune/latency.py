@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resprune.arguments import check_count
 from resprune.chain import ResidualChain, seeded_images
 from resprune.errors import UsageError
 from resprune.records import Latency
@@ -77,6 +78,7 @@ def measure(
 
 def images_to_time(chain: ResidualChain, images: int, seed: int) -> Tensor:
     """Return seeded noise (images, c, h, w) of a network's size, in channels-last format on its device."""
+    check_count("latency_batch", images)
     noise = seeded_images(chain.preprocessing, images, seed).to(chain.device)
     return noise.contiguous(memory_format=torch.channels_last)
 
@@ -205,8 +207,8 @@ def _rounds(rounds: int | None, seconds: float, clock: Clock) -> Iterator[int]:
 
 
 def _check_budget(rounds: int | None, seconds: float) -> None:
-    if rounds is not None and rounds < 1:
-        raise UsageError(f"at least one round must be measured, got {rounds}")
+    if rounds is not None:
+        check_count("rounds", rounds)
     if not 0 < seconds < float("inf"):
         raise UsageError(f"the time to measure must be a number of seconds above 0, got {seconds}")
 

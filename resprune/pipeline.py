@@ -19,6 +19,7 @@ from resprune.chain import ResidualChain
 from resprune.choosing import Choice, choose_for
 from resprune.controls import random_band
 from resprune.data import CHOICE_FIRST, TEST_FIRST, VALIDATION_FIRST
+from resprune.errors import UsageError
 from resprune.exporting import folder as output
 from resprune.exporting import verifying
 from resprune.loading import load
@@ -120,6 +121,8 @@ def save(
         OutputError: where nothing can be written there.
         VerificationError: where what is read back is not bit by bit the same network; nothing is left then.
     """
+    if not isinstance(pruned, Pruned):
+        raise UsageError(f"expected what resprune.prune returned, got {type(pruned).__name__}")
     outcome = pruned.outcome
     with output.whole_or_nothing(Path(folder), force) as draft:
         output.write_network(pruned.chain, draft, outputs.provenance(outcome))

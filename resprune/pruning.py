@@ -9,15 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from resprune import surgery
+from resprune.arguments import check_count
 from resprune.chain import ResidualChain, seeded_images
-from resprune.checks import check_network
+from resprune.checks import check_chain, check_network
+from resprune.choosing import Choice
 from resprune.controls import Measure, check_controls, check_labels, compare_with
 from resprune.data import TEST_FIRST, Batches
 from resprune.errors import UsageError
 from resprune.exporting import folder as output
 from resprune.exporting import verifying
 from resprune.families import FAMILIES
-from resprune.fresh import check_initialisable
 from resprune.memory import pass_over
 from resprune.reading import Data, Progress, batches_for, silent, with_demo
 from resprune.records import (
@@ -47,14 +48,12 @@ class Pruned:
 
 def prune(
     chain: ResidualChain,
-    plan: PrunePlan,
+    plan: PrunePlan | Choice,
     data: Data | None = None,
     *,
-    choice: DataSummary | None = None,
     recover: bool = True,
     heal: Recipe | None = None,
     heal_rounds: int = 1,
-    restored: Restored | None = None,
     controls: Sequence[str] = (),
     control_seeds: int = 3,
     recover_split: str | None = None,
@@ -70,14 +69,12 @@ def prune(
 
     Args:
         chain: The network.
-        plan: From `select` or `choose_for`.
+        plan: From `select`; or what `choose_for` returned, whose network is taken as it is where it made one:
+            what it did to bring that back, it does to controls, in the place of ``recover`` and ``heal``.
         data: Images for the verification and the figures before and after.
-        choice: The images that the plan was chosen on, for the report.
         recover: Try new batch-norm statistics and compensation, and keep them where they help.
         heal: Train by this recipe too, the original its teacher.
         heal_rounds: Remove the blocks in so many parts, and bring the network back after each.
-        restored: What brought the network back when it was chosen, in the place of both; controls are brought
-            back the same way.
         controls: ``random``, ``scratch``: networks to compare with; see `resprune.controls`.
         control_seeds: Number of networks of each kind.
         recover_split: Of the images for both; by default validation, else train, and train for healing.
@@ -93,8 +90,12 @@ def prune(
         VerificationError: where the result is not what the plan says.
         TrainingError: where the loss is not finite.
     """
+    check_chain(chain)
+    check_count("control_seeds", control_seeds)
+    choice = plan if isinstance(plan, Choice) else Choice(plan)
+    plan, restored = choice.plan, choice.restored
     there = with_demo(data, chain) is not None
-    check_controls(controls, heals=heal is not None, images=there)
+    check_controls(controls, chain, heals=heal is not None, images=there)
     if heal is not None and not there:
         raise UsageError("a network is healed on images", hint="name some with --data")
     cut = surgery.remove_blocks(chain, plan)
@@ -121,8 +122,6 @@ def prune(
         options.setdefault("order", TEST_FIRST)
         batches = batches_for(chain, data, **options)
         check_labels(controls, restoration, batches)
-        if "scratch" in controls:
-            check_initialisable(cut.network)
         seen = _on_images(chain, cut, plan, batches, restored or restoration, progress)
         measure = Measure(batches, progress)
         beside = compare_with(controls, control_seeds, chain, plan, restoration, measure)
@@ -138,7 +137,7 @@ def prune(
         recovered=tuple(tried for _, tried in seen.done.steps),
         verified=seen.verified,
         data=seen.data,
-        choice=choice,
+        choice=choice.data,
         preprocessing=chain.preprocessing,
         classes=chain.classes,
         loads_in_timm=output.loads_in_timm(pruned),

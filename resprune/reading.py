@@ -11,7 +11,7 @@ from torch import Tensor
 
 from resprune import checkpoint
 from resprune.chain import ResidualChain
-from resprune.checks import check_mode
+from resprune.checks import check_chain, check_mode
 from resprune.data import Batches, is_small, open_data
 from resprune.errors import UsageError
 from resprune.records import Origin, Preprocessing
@@ -73,6 +73,8 @@ def batches_for(chain: Reader, data: Data | None, **options: Any) -> Batches:
     """
     if isinstance(chain, ResidualChain):
         check_mode(chain.network, chain.origin.path)
+    elif not hasattr(chain, "preprocessing"):
+        check_chain(chain)
     found = spec_for(chain, data)
     if isinstance(found, Batches):
         return found

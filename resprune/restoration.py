@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from resprune.arguments import check_count
 from resprune.chain import ResidualChain
 from resprune.data import CHOICE_FIRST, Batches
 from resprune.errors import DataError, UsageError
@@ -98,8 +99,7 @@ class Restoration:
         Raises:
             UsageError, DataError: where there is nothing to read, or it does not fit.
         """
-        if rounds < 1:
-            raise UsageError(f"the blocks go in at least one round, got {rounds}")
+        check_count("heal_rounds", rounds)
         images = healer = None
         if heal is not None:
             from resprune.healing import Healer  # with the training loop and Accelerate, a second to import

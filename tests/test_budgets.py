@@ -20,7 +20,7 @@ import resprune
 from resprune import choosing, pipeline, trajectory
 from resprune.chain import ResidualChain
 from resprune.errors import BudgetError, DataError, UsageError
-from resprune.records import Budget, Evaluation, Latency, Method, PrunePlan, Removal
+from resprune.records import Budget, Drop, Evaluation, Latency, Method, PrunePlan, Removal
 from resprune.selection import surgical
 from resprune.surgery import remove_blocks
 
@@ -113,12 +113,13 @@ def test_as_many_blocks_go_as_the_accuracy_allows(
     images = image_folder(classes=chain.classes, each=4)
     evaluate = Scripted(chain.depth, 0.5)
     monkeypatch.setattr(trajectory, "evaluate", evaluate)
-    told: list[float | None] = []
+    told: list[Drop | None] = []
     chosen = pipeline.choose_for(
-        chain, images, Budget(max_drop=limit), tell=lambda candidate: told.append(candidate.drop)
+        chain, images, Budget(max_drop=limit), tell=lambda candidate: told.append(candidate.plan.drop)
     )
     assert len(chosen.plan.removed) == min(chain.depth, int(limit / 0.5 + 1e-9))
-    assert chosen.drop == pytest.approx(0.5 * len(chosen.plan.removed))
+    assert chosen.plan.drop is not None
+    assert chosen.plan.drop.points == pytest.approx(0.5 * len(chosen.plan.removed))
     assert len(told) == len(set(evaluate.asked)) - 1  # every number is tried once
     assert chosen.restored is not None
     kept = {chosen.plan.reasons[index] for index in chosen.plan.kept}

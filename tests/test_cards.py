@@ -48,6 +48,23 @@ def test_the_hub_reads_the_metadata(tmp_path: Path, image_folder: Callable[..., 
     assert (figures.dataset_name, figures.dataset_type) == ("images", "local")
 
 
+def test_a_limited_drop_is_told_with_the_images_that_judged_it(
+    tmp_path: Path, image_folder: Callable[..., Path]
+) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    data = image_folder(classes=chain.classes, each=4)
+    choice = pipeline.choose_for(chain, data, resprune.Budget(max_drop=100))
+    drop = choice.plan.drop
+    assert drop is not None
+    assert drop.samples == 20  # the other half chose
+    pipeline.save(pipeline.prune(chain, choice, data), tmp_path / "mine", read_back=False)
+    report = json.loads((tmp_path / "mine" / "report.json").read_text())
+    assert report["plan"]["drop"] == {"points": drop.points, "samples": 20}
+    assert report["choice"]["samples"] == 40
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert f"Judged to cost {drop.points:.2f} points of accuracy, on 20 held-out images." in card
+
+
 @pytest.mark.parametrize(
     ("path", "base"),
     [("timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k"), ("timm/resnet18", None), ("a.pth", None)],

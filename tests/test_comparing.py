@@ -93,8 +93,8 @@ def test_a_file_that_leaves_sizes_open_takes_the_others() -> None:
         ((onnx_network(),), {"mode": "compiled"}, "cannot be run as compiled"),
         ((onnx_network(),), {"channels_last": True}, "memory"),
         ((chain_with(),), {"mode": "fast"}, "'fast'"),
-        ((chain_with(),), {"batch_size": 0}, "at least one image"),
-        ((chain_with(),), {"rounds": 0}, "at least one round"),
+        ((chain_with(),), {"batch_size": 0}, "batch_size must be at least 1"),
+        ((chain_with(),), {"rounds": 0}, "^rounds must be at least 1"),
     ],
 )
 def test_what_bench_refuses(networks: tuple[Any, ...], options: dict[str, Any], words: str) -> None:

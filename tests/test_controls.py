@@ -11,8 +11,10 @@ import torch
 from commands import refusal, run
 from conftest import ARCHITECTURES, make_chain, make_images
 from test_surgery import removing
+from torch import nn
 
-from resprune.controls import BAND_SEEDS, random_band, random_plans
+from resprune.controls import BAND_SEEDS, check_controls, random_band, random_plans
+from resprune.errors import UsageError
 from resprune.surgery import remove_blocks
 
 
@@ -32,6 +34,14 @@ def test_random_plans_are_drawn_by_their_seed() -> None:
 def test_random_plans_are_never_the_same_twice(count: int, draws: int, expected: int) -> None:
     plans = random_plans(make_chain(ARCHITECTURES["cifar option A"]), count, draws)
     assert len(plans) == len({plan.removed for plan in plans.values()}) == expected
+
+
+def test_from_scratch_is_refused_before_anything_is_read() -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    chain.network.get_submodule("conv1").gain = nn.Parameter(torch.ones(3))
+    with pytest.raises(UsageError, match=r"conv1\.gain would keep its trained value from scratch"):
+        check_controls(["random", "scratch"], chain, heals=True, images=True)
+    check_controls(["random"], chain, heals=True, images=True)
 
 
 def test_the_band_is_what_cut_networks_give() -> None:

@@ -127,6 +127,7 @@ def test_the_folder_says_what_was_done(tmp_path: Path) -> None:
         "reasons": ["kept: among the first 7"] * 7 + ["removed: not among the first 7"],
         "divergence": None,
         "speed": None,
+        "drop": None,
         "beside": [],
         "order": [],
     }

@@ -250,7 +250,7 @@ def test_more_rounds_than_blocks_are_one_a_block(image_folder: Callable[..., Pat
     assert sorted({tried.removed for _, tried in done.steps}) == [1, 2]
     nothing = removing(chain)
     assert own.restore(chain, nothing).steps == ()
-    with pytest.raises(UsageError, match="at least one round, got 0"):
+    with pytest.raises(UsageError, match="heal_rounds must be at least 1, got 0"):
         restoration(chain, image_folder("others"), 0)
 
 
@@ -314,11 +314,10 @@ def test_controls_are_brought_back_as_the_chosen_network_was(
     monkeypatch.setattr(
         Restoration, "restore", lambda self, cut, plan: (seen.append(self), restore(self, cut, plan))[1]
     )
-    plan = choice.plan
-    outcome = pipeline.prune(
-        chain, plan, data, restored=choice.restored, controls=["random"], control_seeds=2
-    ).outcome
-    assert len(outcome.controls) == len(seen) == min(2, math.comb(chain.depth, len(plan.removed)))
+    pruned = pipeline.prune(chain, choice, data, controls=["random"], control_seeds=2)
+    assert pruned.chain is choice.restored.network  # and not brought back once more
+    drawn = math.comb(chain.depth, len(choice.plan.removed))
+    assert len(pruned.outcome.controls) == len(seen) == min(2, drawn)
     assert all(own is choice.restored.by for own in seen)
     assert seen[0].images is not None
     assert seen[0].images.summary.samples == 30  # of 60: the others have judged

@@ -46,6 +46,17 @@ def test_modules_that_cannot_be_wrapped(
         resprune.wrap(network, OwnFamily(), preprocessing=RECIPE, **options)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_damaged_weights_are_told_as_such(value: float) -> None:
+    network = own()
+    with torch.no_grad():
+        network.classify.weight[0, 0] = value
+    with pytest.raises(
+        ArchitectureError, match="logits are not finite, on seeded noise; its weights may be damaged"
+    ):
+        resprune.wrap(network, OwnFamily(), preprocessing=RECIPE)
+
+
 class NoBranch(OwnFamily):
     def part(self, path: str, stage: int, block: nn.Module) -> Part:
         part = super().part(path, stage, block)

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from resprune.cli import config as files
-from resprune.cli import messages, shell
+from resprune.cli import idle, messages, shell
 from resprune.cli.messages import Format
 from resprune.errors import OutputError
 
@@ -82,11 +82,12 @@ def _with_common_options(command: Callable[..., None]) -> Callable[..., None]:
     common = inspect.signature(_common, eval_str=True).parameters.values()
 
     @wraps(command)
-    def run(*, config: Path | None, log_format: Format, **arguments: Any) -> None:
-        with messages.written_as(log_format):
+    def run(context: typer.Context, *, config: Path | None, log_format: Format, **arguments: Any) -> None:
+        with messages.written_as(log_format), idle.command(context):
             command(**arguments)
 
-    whole = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *common)]
+    given = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    whole = [given, *(own.replace(kind=inspect.Parameter.KEYWORD_ONLY) for own in (*own, *common))]
     run.__signature__ = inspect.Signature(whole)  # pyright: ignore[reportAttributeAccessIssue]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in whole}
     return run

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resprune.cli import exploring, healing, options, reporting, shell
+from resprune.cli import exploring, healing, options, reporting, shell, wishes
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.cli.options import absent
-from resprune.errors import UsageError
-from resprune.records import RECIPES, Budget, DataSummary, Method, PrunePlan, Recipe
+from resprune.plurals import counted
+from resprune.records import RECIPES, Budget
 
 if TYPE_CHECKING:
     from resprune.chain import ResidualChain
-    from resprune.restoration import Restored
+    from resprune.choosing import Choice
 
 
 @opens_a_checkpoint
@@ -131,11 +132,17 @@ def prune(
         from resprune.selection import check_wishes
 
         budget = Budget(macs=target_macs, parameters=target_params, speedup=speedup, max_drop=max_drop)
-        wishes = {"tol": tol, "depth": depth, "remove": remove}
-        others = {f"--{name}": value is not None for name, value in wishes.items()}
+        named = {"tol": tol, "depth": depth, "remove": remove}
+        others = {f"--{name}": value is not None for name, value in named.items()}
         others |= {"a budget": bool(budget), "--out": out, "--control": control, "--dry-run": dry_run}
         files = exploring.Files(csv, report, plots, force)
         exploring.check(files, wanted=frontier, others=others)
+        wishes.refuse_idle(
+            frontier=frontier,
+            named=any(value is not None for value in named.values()),
+            timed=speedup is not None,
+            controlled=bool(control),
+        )
         asked = {"epochs": heal, "steps": heal_steps, "rate": heal_rate, "precision": heal_precision}
         recipe = healing.recipe(asked, heal_rounds, seed, device)
         if frontier:
@@ -144,7 +151,7 @@ def prune(
                 data,
                 files=files,
                 as_json=as_json,
-                method=_method(method),
+                method=wishes.method(method),
                 recover=recover is not False,
                 heal=recipe,
                 split=split,
@@ -155,16 +162,16 @@ def prune(
                 batch_size=batch_size,
             )
             return
-        check_wishes(budget, **wishes)
+        check_wishes(budget, **named)
         if not dry_run:
-            _check_out(out, force)
+            wishes.check_out(out, force)
         chain = opened()(device=device)
         images = data is not None or chain.origin.path == "demo"
         chooses = tol is not None or budget.max_drop is not None or (depth is None and remove is None)
-        _check_reading(images, recover, recipe, split, chooses=chooses)
-        check_controls(control or (), heals=recipe is not None, images=images)
+        wishes.check_reading(images, recover, recipe, split, chooses=chooses)
+        check_controls(control or (), chain, heals=recipe is not None, images=images)
         reading: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
-        plan, choice, restored = _chosen(
+        choice = _chosen(
             chain,
             data,
             budget,
@@ -174,31 +181,30 @@ def prune(
             recover=recover is not False,
             heal=recipe,
             heal_rounds=heal_rounds,
-            method=_method(method),
+            method=wishes.method(method),
             latency_batch=latency_batch,
             split=split,
             samples=samples,
             device=device,
             **reading,
         )
-        result = pipeline.preview(chain, plan)
+        result = pipeline.preview(chain, choice.plan)
         if not as_json:
-            shell.show(pruning.plan(plan, chain.summary, result))
-        if choice is not None and choice.split == "test":
-            shell.say("Note: the plan was chosen on the test images; what they say of it is too good.")
+            shell.show(pruning.plan(choice.plan, chain.summary, result))
+        _warn(choice, max_drop)
         if dry_run or out is None:
             if as_json:
-                shell.print_json(prunings.planned(plan, chain.summary, result, choice) | reporting.made(seed))
+                shell.print_json(
+                    prunings.planned(choice.plan, chain.summary, result, choice.data) | reporting.made(seed)
+                )
             return
         pruned = pipeline.prune(
             chain,
-            plan,
+            choice,
             data,
-            choice=choice,
             recover=recover is not False,
             heal=recipe,
             heal_rounds=heal_rounds,
-            restored=restored,
             controls=control or (),
             control_seeds=control_seeds,
             recover_split=split,
@@ -239,62 +245,40 @@ def _chosen(
     seed: int,
     batch_size: int | None,
     **options: Any,
-) -> tuple[PrunePlan, DataSummary | None, Restored | None]:
-    """Return the plan, the images that it was chosen on, and what was done to its network meanwhile."""
+) -> Choice:
+    """Return the plan, with the images that it was chosen on and the network that was made of it meanwhile."""
     from resprune import pipeline
     from resprune.report import pruning
 
     reading = {"split": split, "samples": samples, "seed": seed, "batch_size": batch_size}
-    named = choice = None
+    named = seen = None
     if tol is not None:
-        named, choice = pipeline.choose(chain, data, tol=tol, progress=shell.progress, **reading)
+        named, seen = pipeline.choose(chain, data, tol=tol, progress=shell.progress, **reading)
     elif depth is not None or remove is not None:
         paths = [block.path for block in chain.blocks]
-        named = pipeline.select(depth=depth, remove=_names(remove), paths=paths)
+        named = pipeline.select(depth=depth, remove=wishes.names(remove), paths=paths)
     if named is not None and not budget:
-        return named, choice, None
+        return pipeline.Choice(named, seen)
     chosen = pipeline.choose_for(
         chain,
         data,
         budget,
         plan=named,
         progress=shell.progress,
-        tell=lambda candidate: shell.say(pruning.candidate(candidate.plan, candidate.drop)),
+        tell=lambda candidate: shell.say(pruning.candidate(candidate.plan)),
         **reading,
         **options,
     )
-    return chosen.plan, chosen.data or choice, chosen.restored
+    return replace(chosen, data=chosen.data or seen)
 
 
-def _check_out(out: Path | None, force: bool) -> None:
-    """Refuse to compute what could not be written."""
-    from resprune.exporting.folder import refuse_existing
-
-    if out is None:
-        raise UsageError("no output folder given", hint="add --out DIR, or --dry-run to see the plan only")
-    refuse_existing(out, force)
-
-
-def _names(remove: str | None) -> list[str] | None:
-    """Return the blocks that are named; an empty text names none."""
-    return None if remove is None else remove.split(",") if remove.strip() else []
-
-
-def _method(name: str) -> Method:
-    if name not in get_args(Method):
-        raise UsageError(f"no method {name!r}", hint=f"choose from {', '.join(get_args(Method))}")
-    return name  # pyright: ignore[reportReturnType]
-
-
-def _check_reading(
-    images: bool, recover: bool | None, heal: Recipe | None, split: str | None, *, chooses: bool
-) -> None:
-    """Refuse options that say how images are read where none are."""
-    if split is not None and not chooses and heal is None and not (images and recover is not False):
-        raise UsageError(
-            "--split names images to choose a plan, to recover or to heal on, and nothing here reads any",
-            hint="use --test-split for the figures",
-        )
-    for wanted, name in ((recover, "--recover"), (heal, "--heal")):
-        if wanted and not images:
-            raise UsageError(f"{name} needs images", hint="name some with --data")
+def _warn(choice: Choice, max_drop: float | None) -> None:
+    """Say where a plan's figures are better than they mean."""
+    if choice.data is not None and choice.data.split == "test":
+        shell.say("Note: the plan was chosen on the test images; what they say of it is too good.")
+    if not choice.plan.removed:
+        shell.say("Note: no block goes; what is left is the network as it was.")
+    drop = choice.plan.drop
+    if drop is not None and max_drop and 100 / drop.samples > max_drop:
+        one, seen = f"{100 / drop.samples:.3g} points", counted(drop.samples, "image")
+        shell.say(f"Note: {seen} judged the drop, where one is {one} already; more images tell more.")

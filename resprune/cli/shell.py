@@ -19,7 +19,7 @@ import typer
 from rich.console import Console, RenderableType
 
 from resprune.cli import messages, stopping
-from resprune.errors import OutputError, ResPruneError
+from resprune.errors import OutputError, ResPruneError, UsageError
 from resprune.placing import marks
 
 PIPE_CLOSED = 128 + signal.SIGPIPE
@@ -42,7 +42,8 @@ def command(
         outputs: Files and folders that it writes, each whole or not at all; a stop tells which are there.
         goes_on: Told instead of them, where a command that was stopped can go on.
     """
-    before = {path: marks(path) for path in outputs if path is not None}
+    wanted = [path for path in outputs if path is not None]
+    before = {path: marks(path) for path in wanted}
 
     def left() -> str:
         written = [str(path) for path, was in before.items() if marks(path) != was]
@@ -54,6 +55,7 @@ def command(
                 import torch
 
                 torch.set_num_threads(threads)
+            _check_apart(wanted)
             yield
     except ResPruneError as error:
         if debug:
@@ -77,6 +79,16 @@ def command(
     except stopping.Terminated:
         messages.complain(f"terminated, {left()}", 128 + signal.SIGTERM)
         raise
+
+
+def _check_apart(outputs: Iterable[Path]) -> None:
+    """Refuse to write one file or folder over another; pipes and devices take any number."""
+    seen = set[Path]()
+    for path in outputs:
+        place = path.absolute()
+        if place in seen and (not path.exists() or path.is_file() or path.is_dir()):
+            raise UsageError("is named as two outputs", where=path, hint="give each a name of its own")
+        seen.add(place)
 
 
 def _has_scratch() -> bool:
@@ -129,7 +141,7 @@ def show(result: RenderableType) -> None:
     # Rendered first, as a console has its own way with a stdout that cannot be written.
     page = StringIO()
     terminal = sys.stdout is not None and sys.stdout.isatty()
-    Console(file=page, force_terminal=terminal, highlight=False, markup=False).print(result)
+    Console(file=page, force_terminal=terminal, highlight=False, markup=False).print(result, crop=False)
     _write(page.getvalue())
 
 

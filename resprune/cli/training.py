@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resprune.cli import options, reporting, shell
+from resprune.cli import idle, options, reporting, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.errors import UsageError
 from resprune.records import RECIPES, Recipe
@@ -157,16 +157,19 @@ def finetune(
             "plain_epochs": plain_epochs,
             "seed": seed,
         }
-        given |= _weight("--gamma", gamma, "gamma", "gamma_end", "0.02, or 0:0.1")
-        given |= _weight("--feature-weight", feature_weight, "feature_weight", "feature_end", "100, or 100:0")
-        whole = _recipe(recipe, given)
+        weights = _weight("--gamma", gamma, "gamma", "gamma_end", "0.02, or 0:0.1")
+        weights |= _weight("--feature-weight", feature_weight, "feature_weight", "feature_end", "100, or 100:0")
+        whole = _recipe(recipe, given, weights)
 
         from resprune import pipeline, training
         from resprune.finetuning import finetune as run
+        from resprune.fresh import FROM_SCRATCH
         from resprune.report import tables, wording
         from resprune.report.results import parts, runs
 
         chain = opened()(device="cpu", data=data, split=split, seed=seed)
+        taught = teacher != "none" and (teacher != "original" or chain.origin.format != FROM_SCRATCH)
+        _refuse_idle(whole, taught=taught)
         master: Teacher = "original" if teacher == "original" else None
         if teacher not in ("original", "none"):
             master = pipeline.load(teacher, device="cpu")
@@ -203,19 +206,39 @@ def finetune(
             shell.show(f"Written: {out} ({', '.join(files)})")
 
 
-def _recipe(name: str, given: dict[str, Any]) -> Recipe:
+def _recipe(name: str, given: dict[str, Any], weights: dict[str, float | None]) -> Recipe:
     if name not in RECIPES:
         raise UsageError(f"no recipe {name!r}", hint=f"choose from {', '.join(RECIPES)}")
-    return replace(RECIPES[name], **{key: value for key, value in given.items() if value is not None})
+    return replace(
+        RECIPES[name], **{key: value for key, value in given.items() if value is not None}, **weights
+    )
 
 
-def _weight(option: str, text: str | None, start: str, end: str, example: str) -> dict[str, float]:
-    """Return the two fields of a recipe that a weight, or a pair FROM:TO, gives."""
+def _refuse_idle(recipe: Recipe, *, taught: bool) -> None:
+    """Refuse options that were typed and would do nothing."""
+    alone = "is of a teacher, and there is none"
+    distils = taught and recipe.teacher_weight > 0
+    smooths = recipe.stages or recipe.teacher_weight < 1 or not taught
+    idle.refuse(
+        {
+            "epochs": (recipe.steps is not None, "says how long to train, and so do the steps"),
+            "milestones": (recipe.schedule != "steps", f"is of --schedule steps, and it is {recipe.schedule}"),
+            "momentum": (recipe.optimizer != "sgd", f"is of sgd, and the optimizer is {recipe.optimizer}"),
+            "teacher_weight": (not taught, alone),
+            "feature_weight": (not taught, alone),
+            "temperature": (not distils, alone if not taught else "is of a teacher, whose weight is 0"),
+            "label_smoothing": (not smooths, "is of labels, and the teacher has the whole weight"),
+        }
+    )
+
+
+def _weight(option: str, text: str | None, start: str, end: str, example: str) -> dict[str, float | None]:
+    """Return the two fields of a recipe that a weight, or a pair FROM:TO, gives; a weight alone stays so."""
     if text is None:
         return {}
     first, colon, last = text.partition(":")
     try:
-        return {start: float(first)} | ({end: float(last)} if colon else {})
+        return {start: float(first), end: float(last) if colon else None}
     except ValueError as error:
         raise UsageError(
             f"{option} {text} is no number and no pair of numbers", hint=f"for example {example}"

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resprune.arguments import check_count
 from resprune.checkpoint import DEMO, DEMO_FOLDER
 from resprune.data import readers
 from resprune.data.decoding import decode_or_count
@@ -18,7 +19,7 @@ from resprune.data.finding import LAYOUTS, find_source
 from resprune.data.identity import identify
 from resprune.data.sources import CheckedLabels, Sample, Shuffled, Source
 from resprune.data.splits import VALIDATION_FIRST
-from resprune.errors import DataError, UsageError
+from resprune.errors import DataError
 from resprune.records import DataSummary, Preprocessing
 
 
@@ -142,8 +143,9 @@ def open_data(
 
     Raises:
         DataError: where nothing can be read, or it does not fit the network.
-        UsageError: where the split does not exist.
+        UsageError: where the split does not exist, or a number is out of range.
     """
+    check_sizes(samples, batch_size)
     name, source = open_source(spec, classes, split, order)
     if samples is not None and samples < len(source):
         source = Sample(source, draw(len(source), samples, seed))
@@ -151,6 +153,17 @@ def open_data(
     _check_first(source, preprocessing)
     summary = DataSummary(str(spec), name, len(source), preprocessing, *identify(source.paths))
     return Batches(CheckedLabels(source, classes), summary, preprocessing, size)
+
+
+def check_sizes(samples: int | None, batch_size: int | None) -> None:
+    """Refuse numbers of images that are none.
+
+    Raises:
+        UsageError: names the argument.
+    """
+    for name, value in (("samples", samples), ("batch_size", batch_size)):
+        if value is not None:
+            check_count(name, value)
 
 
 def open_source(
@@ -187,13 +200,7 @@ def open_source(
 
 
 def draw(count: int, samples: int, seed: int) -> frozenset[int]:
-    """Return ``samples`` indices of ``count``, or all where there are fewer, drawn by ``seed``.
-
-    Raises:
-        UsageError: where none is wanted.
-    """
-    if samples < 1:
-        raise UsageError(f"samples must be at least 1, got {samples}")
+    """Return ``samples`` indices of ``count``, or all where there are fewer, drawn by ``seed``."""
     generator = torch.Generator().manual_seed(seed)
     return frozenset(torch.randperm(count, generator=generator)[:samples].tolist())
 

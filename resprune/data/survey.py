@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from resprune.arguments import check_count
 from resprune.checkpoint import DEMO
 from resprune.data.batches import draw, open_source
 from resprune.data.decoding import pixels_of
@@ -45,6 +46,7 @@ def survey(spec: str | Path, *, split: str | None = None, samples: int = SURVEYE
             where=spec,
             hint="give a folder of class folders, or Parquet files with a column 'label'",
         )
+    check_count("samples", samples)
     chosen = draw(len(source), samples, seed)
     pixels, largest = _Pixels(), 0
     for index, item in enumerate(source):

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from resprune.checkpoint import DEMO
 from resprune.data.augmentation import Augmentation, Unchanged, augmentation, item_seed
-from resprune.data.batches import Batches, default_batch_size, is_small, normalise, open_source
+from resprune.data.batches import Batches, check_sizes, default_batch_size, is_small, normalise, open_source
 from resprune.data.identity import identify
 from resprune.data.random_access import (
     InOrder,
@@ -153,8 +153,7 @@ def open_training(
         raise UsageError(
             f"hold_out must be at least 0 and less than 1, got {hold_out}", hint="0.1 is a tenth of the images"
         )
-    if samples is not None and samples < 1:
-        raise UsageError(f"samples must be at least 1, got {samples}")
+    check_sizes(samples, batch_size)
     if preprocessing.channels not in (1, 3):
         raise DataError(
             f"the network takes {preprocessing.channels} channels, images have 1 or 3",

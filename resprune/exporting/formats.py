@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from resprune.chain import ResidualChain
-from resprune.checks import check_mode
+from resprune.checks import check_chain, check_mode
 from resprune.errors import UsageError
 from resprune.exporting import folder as output
 from resprune.exporting import graphs, stock, targets
@@ -49,6 +49,7 @@ def export(
         OutputError: where nothing can be written there.
         VerificationError: where what was read back differs; nothing is left then.
     """
+    check_chain(chain)
     check_mode(chain.network, chain.origin.path)
     target = targets.find(format)
     path, names = Path(path), tuple(class_names)

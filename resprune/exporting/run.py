@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from resprune.errors import CheckpointError, OutputError, UsageError
 from resprune.exporting import folder as output
 from resprune.exporting.folder import CARD_FILE, METRICS_FILE, REPORT_FILE, STATE_FILE
 
-_GO_ON = "make room there; what was written before is whole, and --resume goes on from it"
+_PATIENCE = 15.0
+"""Seconds to wait for a lock: the workers of a run that was killed have it too, and take a few to notice."""
+_GO_ON = "what was written before is whole, and --resume goes on from it"
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,28 @@ class RunFolder:
     path: Path
     identity: dict[str, Any]
 
-    def begin(self, *, resume: bool, force: bool) -> dict[str, Any] | None:
-        """Make the folder ready, and return the state to go on from, or None for a run from the start.
+    @contextmanager
+    def begun(self, *, resume: bool, force: bool) -> Iterator[dict[str, Any] | None]:
+        """Make the folder ready, and keep other runs out of it until the end.
+
+        Yields:
+            The state to go on from, or None for a run from the start.
 
         Raises:
-            OutputError: where the folder holds something else, or cannot be written.
+            OutputError: where the folder holds something else, cannot be written, or a run is going on in it.
             UsageError: where it belongs to another run.
             CheckpointError: where its state cannot be read.
         """
+        with ExitStack() as locked:
+            there = self.path.is_dir()
+            if there:
+                locked.enter_context(_alone(self.path))
+            state = self._prepared(resume=resume, force=force)
+            if not there:
+                locked.enter_context(_alone(self.path))
+            yield state
+
+    def _prepared(self, *, resume: bool, force: bool) -> dict[str, Any] | None:
         if resume:
             state = self.state()
             if state is not None:
@@ -63,7 +80,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             placing.clear(self.path, CONFIG_FILE)
         except OSError as error:
-            raise _unwritable(self.path, error, hint="choose another --out") from error
+            raise _unwritable(self.path, error, "choose another --out") from error
         return None
 
     def state(self) -> dict[str, Any] | None:
@@ -103,7 +120,12 @@ class RunFolder:
             OutputError: where it cannot be written; what was there stays.
         """
         content = state | {"identity": self.identity}
-        self._replace(STATE_FILE, lambda draft: torch.save(content, draft))
+        try:
+            self._replace(STATE_FILE, lambda draft: torch.save(content, draft))
+        except OutputError:
+            with suppress(OSError):
+                self.path.rmdir()  # where nothing is in it yet
+            raise
 
     def write_metrics(self, lines: list[dict[str, Any]]) -> None:
         """Write one JSON object a line for every epoch, whole or not at all."""
@@ -164,8 +186,7 @@ class RunFolder:
             draft.replace(self.path / name)
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
             begun = (self.path / STATE_FILE).exists()
-            hint = _GO_ON if begun else "make room there, or choose another --out"
-            raise _unwritable(self.path / name, error, hint) from error
+            raise _unwritable(self.path / name, error, _GO_ON if begun else "choose another --out") from error
         finally:
             with suppress(OSError):
                 draft.unlink()
@@ -180,6 +201,43 @@ def _difference(name: str, mine: Any, other: Any) -> str:
     return f"{name} {mine} instead of {other}"
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which the system takes back at the end of the process, however that comes.
+
+    Raises:
+        OutputError: where another run holds it.
+    """
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, flock
+    except ImportError:  # Windows
+        yield
+        return
+    with ExitStack() as opened:
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+            opened.callback(os.close, descriptor)
+            until = time.monotonic() + _PATIENCE
+            while True:
+                try:
+                    flock(descriptor, LOCK_EX | LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise
+                    time.sleep(0.2)
+        except BlockingIOError as error:
+            raise OutputError(
+                "a run is going on in it", where=folder, hint="wait for its end, or choose another --out"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
 def _unwritable(path: Path, error: Exception, hint: str = _GO_ON) -> OutputError:
     reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
-    return OutputError(f"cannot be written ({reason})", where=path, hint=hint)
+    if "inline_container" in str(error):  # torch's writer tells no more than that it came to an end
+        reason = "no room left, or a limit on the size of files"
+    mend = "allow writing there" if isinstance(error, PermissionError) else "make room there"
+    return OutputError(f"cannot be written ({reason})", where=path, hint=f"{mend}; {hint}")

@@ -44,6 +44,7 @@ from resprune.records.networks import (
 from resprune.records.pruning import (
     Alternative,
     Control,
+    Drop,
     PruneOutcome,
     PrunePlan,
     Recovery,
@@ -77,6 +78,7 @@ __all__ = [
     "Control",
     "DataSummary",
     "Disagreement",
+    "Drop",
     "EpochRow",
     "Evaluation",
     "ExportOutcome",

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from resprune.arguments import check_number
 from resprune.errors import UsageError
 
 Method = Literal["surgical", "stagewise", "tail"]
@@ -28,6 +29,9 @@ class Budget:
     max_drop: float | None = None
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None:
+                check_number(name, value)
         for value in (self.macs, self.parameters):
             if value is not None and not 0 < value < 1:
                 raise UsageError(

@@ -27,6 +27,7 @@ class PrunePlan:
             not measured.
         beside: What other methods would do for the same wish.
         speed: How much faster its network is; None where it was not measured.
+        drop: What its network costs once it is brought back; None where that was not limited.
         order: The removed blocks in the order in which they were found; empty where there is none.
     """
 
@@ -37,6 +38,7 @@ class PrunePlan:
     divergence: float | None = None
     beside: tuple[Alternative, ...] = ()
     speed: Speed | None = None
+    drop: Drop | None = None
     order: tuple[int, ...] = ()
 
     @classmethod
@@ -73,6 +75,19 @@ class Speed:
     batch_size: int
     threads: int
     device: str
+
+
+@dataclass(frozen=True)
+class Drop:
+    """What a pruned network costs, on images that neither chose it nor brought it back.
+
+    Attributes:
+        points: Of accuracy lost against the original, in per cent of the images; negative where it gained.
+        samples: Number of those images.
+    """
+
+    points: float
+    samples: int
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
+from resprune.arguments import check_count, check_number
 from resprune.errors import UsageError
 from resprune.records.measured import DataSummary, Evaluation
 from resprune.records.networks import NetworkSummary, Preprocessing
@@ -25,6 +25,7 @@ _NON_NEGATIVE = (
 )
 _FRACTIONS = ("teacher_weight", "label_smoothing", "hold_out", "warm_up", "momentum", "ema")
 _POSITIVE = ("epochs", "steps", "batch_size", "rate", "temperature", "clip", "accumulate")
+_WHOLE = ("epochs", "steps", "batch_size", "accumulate", "plain_epochs", "seed")
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,10 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in (*_NON_NEGATIVE, *_FRACTIONS, *_POSITIVE):
             self._check(name, getattr(self, name))
+        for name in _WHOLE:
+            value = getattr(self, name)
+            if value is not None:
+                check_count(name, value, 0)
         hints = get_type_hints(type(self))
         for name in ("optimizer", "schedule", "precision", "heads"):
             value, choices = getattr(self, name), get_args(hints[name])
@@ -147,13 +152,14 @@ class Recipe:
     def _check(self, name: str, value: float | None) -> None:
         if value is None:
             return
+        check_number(name, value)
         wanted = "at least 0" if name in _NON_NEGATIVE else "above 0"
         good = value >= 0 if name in _NON_NEGATIVE else value > 0
         if name in _FRACTIONS:
             wanted, good = "from 0 up to 1", 0 <= value <= 1
             if name in ("hold_out", "momentum", "ema"):
                 wanted, good = "from 0 to below 1", 0 <= value < 1
-        if not (good and math.isfinite(value)):
+        if not good:
             raise UsageError(f"{name} must be {wanted}, got {value:g}", hint="see resprune finetune --help")
 
     def to_json(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import PurePath
 
 from resprune.plurals import counted
-from resprune.records import DataSummary, Evaluation, FinetuneOutcome, PruneOutcome
+from resprune.records import DataSummary, Evaluation, FinetuneOutcome, PruneOutcome, PrunePlan
 from resprune.report import hub
 
 WEIGHTS = "model.safetensors"
@@ -49,7 +49,7 @@ def model_card(outcome: PruneOutcome, folder: str, command: str = "") -> str:
 
 Measured on {measured}.{_recovered(outcome)}
 
-- Rule: {plan.rule}. Removed blocks: {removed}.
+- Rule: {plan.rule}. Removed blocks: {removed}.{_cost(plan)}
 - Check: the logits{before_recovery} equal {verified.against} to within {verified.max_abs_difference:.2g}.
 - Origin: SHA-256 `{origin.origin.sha256}`.
 - Input: {_recipe(outcome)}.
@@ -57,6 +57,13 @@ Measured on {measured}.{_recovered(outcome)}
 {_making(command, again)}
 
 {_loading(outcome, folder)}"""
+
+
+def _cost(plan: PrunePlan) -> str:
+    if plan.drop is None:
+        return ""
+    seen = counted(plan.drop.samples, "held-out image")
+    return f" Judged to cost {plan.drop.points:.2f} points of accuracy, on {seen}."
 
 
 def _recovered(outcome: PruneOutcome) -> str:

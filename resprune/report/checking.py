@@ -6,11 +6,11 @@ import re
 from pathlib import PurePath
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from resprune.errors import printable
 from resprune.records import CheckOutcome, Condition, NetworkSummary, Subject
+from resprune.report.layout import FigureTable
 from resprune.report.wording import images_of, input_lines
 
 _STYLES = {"passed": "green", "failed": "bold red", "not measured": "yellow"}
@@ -21,7 +21,7 @@ _NAMED = re.compile(r"([\\`*_{}\[\]<>|#~&])")
 
 def table(outcome: CheckOutcome) -> RenderableType:
     """Return every condition with its figure, interval, limit and verdict, and what it all comes to."""
-    grid = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    grid = FigureTable()
     grid.add_column("condition")
     for name in ("measured", "interval", "limit"):
         grid.add_column(name, justify="right")

@@ -7,11 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from resprune.records import Analysis, Classwise, Study
 from resprune.report.drawing import Plot
+from resprune.report.layout import FigureTable
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -47,7 +47,7 @@ def table(analysis: Analysis) -> RenderableType:
     lines: list[RenderableType] = [Text(), Text("Accuracy of classes at exits, %")]
     if len(labels) > _SHOWN:
         lines = [Text(), Text(f"Accuracy at exits, %, of the {_SHOWN} of {len(labels)} classes that are worst")]
-    grid = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    grid = FigureTable(gap=1)
     grid.add_column("class", no_wrap=True, max_width=20)
     for title in ("images", *(f"exit {k}" if k < depth else "output" for k in exits)):
         grid.add_column(title, justify="right")

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from resprune.plurals import counted
 from resprune.records import Frontier, Point
+from resprune.report.layout import FigureTable
 from resprune.report.wording import images_of, input_lines, percent
 
 
 def table(found: Frontier) -> RenderableType:
     """Return one row for each depth: what goes, sizes and time in per cent, accuracy or else divergence."""
     labelled = found.points[0].raw.evaluation.accuracy is not None
-    grid = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    grid = FigureTable(spare=(3, 5))
     unit = "acc %" if labelled else "nats"
     titles = ("blocks", "without", "MACs\n%", "params\n%", "time\n%", "ms", f"raw\n{unit}")
     for title in (*titles, f"statistics\n{unit}", f"recovered\n{unit}"):

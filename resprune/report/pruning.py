@@ -8,7 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from resprune.records import EpochRow, NetworkSummary, PruneOutcome, PrunePlan, Recipe, Recovery
+from resprune.plurals import counted
+from resprune.records import Drop, EpochRow, NetworkSummary, PruneOutcome, PrunePlan, Recipe, Recovery
+from resprune.report.layout import FigureTable
 from resprune.report.wording import images_of, input_lines, number, percent, ranges, stage_of
 
 
@@ -33,6 +35,8 @@ def plan(chosen: PrunePlan, origin: NetworkSummary, result: NetworkSummary) -> R
         own, (low, high) = chosen.speed, chosen.speed.quartiles
         where = f"batch of {own.batch_size}, {own.threads} thread{'s' if own.threads > 1 else ''}, {own.device}"
         grid.add_row("speed", f"{own.factor:.2f} times faster ({low:.2f} to {high:.2f}; {where}), eager mode")
+    if chosen.drop is not None:
+        grid.add_row("drop", _cost(chosen.drop))
     for other in chosen.beside:
         own = f"{other.method} instead: {_indices(other.removed)}, {_change(origin.macs, other.macs)}"
         grid.add_row("beside", f"{own}, divergence {other.divergence:.3g} nats")
@@ -41,7 +45,7 @@ def plan(chosen: PrunePlan, origin: NetworkSummary, result: NetworkSummary) -> R
 
 def prune(outcome: PruneOutcome) -> RenderableType:
     """Return the figures before and after, those of every step between them, and the check."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    table = FigureTable()
     steps = [(_DONE.get(tried.kind, tried.kind), own) for tried in outcome.kept if (own := tried.figures)]
     if (steps[-1][1] if steps else outcome.raw) != outcome.after:  # the last of several rounds kept nothing
         steps.append(("after", outcome.after))
@@ -89,10 +93,14 @@ def _length(recipe: Recipe) -> str:
     return f"{recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
 
 
-def candidate(chosen: PrunePlan, drop: float | None) -> str:
+def candidate(chosen: PrunePlan) -> str:
     """Return what removing some blocks costs, one of several numbers that are tried."""
-    lost = "" if drop is None else f": {drop:.2f} points of accuracy lost on held-out images"
+    lost = "" if chosen.drop is None else f": {_cost(chosen.drop)}"
     return f"Tried: without {_indices(chosen.removed)}{lost}"
+
+
+def _cost(drop: Drop) -> str:
+    return f"{drop.points:.2f} points of accuracy lost on {counted(drop.samples, 'held-out image')}"
 
 
 def healed(row: EpochRow) -> str:
@@ -129,6 +137,8 @@ def _why(chosen: PrunePlan) -> list[str]:
 def _indices(indices: tuple[int, ...]) -> str:
     if not indices:
         return "none"
+    if len(indices) == 1:
+        return f"block {indices[0]}"
     if len(indices) > 2 and indices == tuple(range(indices[0], indices[-1] + 1)):
         return f"blocks {indices[0]} to {indices[-1]} ({len(indices)})"
     return f"blocks {', '.join(map(str, indices))} ({len(indices)})"

@@ -22,6 +22,7 @@ from resprune.records import (
     Remedy,
     Subject,
 )
+from resprune.report.layout import FigureTable
 from resprune.report.wording import (
     images_of,
     input_lines,
@@ -67,7 +68,7 @@ def analyze(analysis: Analysis) -> RenderableType:
     """Return the trajectory as a table, one row for each exit, and the suggestion."""
     rows = analysis.trajectory.rows
     largest = max((row.residual_norm_relative for row in rows), default=0.0)
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    table = FigureTable(gap=1, spare=(5,))
     table.add_column("k", justify="right")
     table.add_column("block", no_wrap=True)
     table.add_column("exit\nacc %", justify="right")
@@ -113,7 +114,7 @@ def _words(analysis: Analysis) -> list[str]:
 
 def bounds(found: Bounds, network: NetworkSummary, sub: NetworkSummary, data: DataSummary) -> RenderableType:
     """Return the terms of the paper's Tables 2 and 3, and what they are worth on these images."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    table = FigureTable()
     for title in ("", "network", "bound", "gap"):
         table.add_column(title, justify="right" if title else "left")
     first = (found.objective, found.objective_bound, found.objective_gap)
@@ -205,7 +206,7 @@ def epoch(outcome: FinetuneOutcome) -> str:
 def finetune(outcome: FinetuneOutcome) -> RenderableType:
     """Return the exits before and after, and where the run ended."""
     first, best = outcome.rows[0], outcome.best
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    table = FigureTable()
     for title in ("", "before", "after"):
         table.add_column(title, justify="right" if title else "left")
     if first.final is not None and best.final is not None:

@@ -90,8 +90,9 @@ def train(
     """
     on = on or engine()
     plan = lay_out(chain, recipe, len(data.images), on.num_processes)
-    # The caller's generators are given back as they were.
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    # The caller's generators are given back as they were; gradients are wanted wherever the caller is.
+    generators = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
+    with generators, torch.inference_mode(mode=False), torch.enable_grad():
         learner = Learner(chain, teacher, recipe, plan, on, cut)
         return _Run(learner, data, workers, listener or Listener()).go(state)
 

@@ -66,6 +66,7 @@ def plan(chosen: PrunePlan) -> dict[str, Any]:
         "order": list(chosen.order),
         "divergence": chosen.divergence,
         "speed": None if chosen.speed is None else asdict(chosen.speed),
+        "drop": None if chosen.drop is None else asdict(chosen.drop),
         "beside": [asdict(other) | {"removed": list(other.removed)} for other in chosen.beside],
     }
 

@@ -119,6 +119,9 @@ PARTS: dict[str, Schema] = {
                     }
                 )
             ),
+            "drop": or_null(
+                record({"points": number("Of accuracy lost on held-out images."), "samples": INDEX})
+            ),
             "beside": array(
                 record({"method": TEXT, "removed": array(INDEX), "divergence": DIVERGENCE, "macs": MACS})
             ),

@@ -1,0 +1,75 @@
+"""What the options of ``prune`` ask for, and what does not go together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+from resprune.cli import idle
+from resprune.errors import UsageError
+from resprune.records import Method, Recipe
+
+
+def names(remove: str | None) -> list[str] | None:
+    """Return the blocks that are named; an empty text names none."""
+    return None if remove is None else remove.split(",") if remove.strip() else []
+
+
+def method(name: str) -> Method:
+    """Return a method by its name.
+
+    Raises:
+        UsageError: where there is none of it.
+    """
+    if name not in get_args(Method):
+        raise UsageError(f"no method {name!r}", hint=f"choose from {', '.join(get_args(Method))}")
+    return name  # pyright: ignore[reportReturnType]
+
+
+def check_out(out: Path | None, force: bool) -> None:
+    """Refuse to compute what could not be written."""
+    from resprune.exporting.folder import refuse_existing
+
+    if out is None:
+        raise UsageError("no output folder given", hint="add --out DIR, or --dry-run to see the plan only")
+    refuse_existing(out, force)
+
+
+def refuse_idle(*, frontier: bool, named: bool, timed: bool, controlled: bool) -> None:
+    """Refuse options that were typed and would do nothing.
+
+    Args:
+        frontier: Whether all depths are measured.
+        named: Whether the blocks that go, or a tolerance, are named.
+        timed: Whether a speedup is wished for.
+        controlled: Whether there are controls.
+    """
+    written = "is of a network that is written, and --frontier writes none"
+    idle.refuse(
+        {
+            "test_split": (frontier, written),
+            "heal_rounds": (frontier, written),
+            "control_seeds": (frontier or not controlled, written if frontier else "is of --control"),
+            "method": (named, "says which blocks may go for a budget, and they are named"),
+            "latency_batch": (not frontier and not timed, "is of --speedup, and of --frontier"),
+        }
+    )
+
+
+def check_reading(
+    images: bool, recover: bool | None, heal: Recipe | None, split: str | None, *, chooses: bool
+) -> None:
+    """Refuse options that say how images are read where none are."""
+    if not chooses and heal is None and not (images and recover is not False):
+        if split is not None:
+            raise UsageError(
+                "--split names images to choose a plan, to recover or to heal on, and nothing here reads any",
+                hint="use --test-split for the figures",
+            )
+        idle.refuse({"samples": (True, "is of images to choose a plan or to recover on, and none are read")})
+    for wanted, name in ((recover, "--recover"), (heal, "--heal")):
+        if wanted and not images:
+            raise UsageError(f"{name} needs images", hint="name some with --data")
+    if not images:
+        nothing = (True, "is of images, and none are named")
+        idle.refuse({"test_split": nothing, "batch_size": nothing})
