@@ -78,6 +78,21 @@ def test_prune(options: list[object], told: str, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+BESIDE = [
+    (["bench", "--rounds", 3, "--seconds", 1], "--seconds says how long to measure, and so does --rounds"),
+    (["check", "--max-macs", "1G", "--seconds", 1], "--seconds is of --min-speedup"),
+    (["check", "--max-macs", "1G", "--latency-batch", 2], "--latency-batch is of --min-speedup"),
+    (["check", "--max-macs", "1G", "--samples", 10], "--samples is of images, and none are named"),
+    (["check", "--max-macs", "1G", "--split", "test"], "--split is of images, and none are named"),
+]
+
+
+@pytest.mark.parametrize(("options", "told"), BESIDE)
+def test_bench_and_check(options: list[object], told: str, cifar_file: Path) -> None:
+    command, *others = options
+    assert told in refusal(2, command, cifar_file, *others)
+
+
 def test_the_same_in_a_file_is_a_default(tmp_path: Path) -> None:
     config = tmp_path / "resprune.yaml"
     config.write_text("prune:\n  method: stagewise\n  latency-batch: 4\n  control-seeds: 2\n", encoding="utf-8")

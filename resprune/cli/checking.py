@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resprune.cli import options, reporting, shell
+from resprune.cli import idle, options, reporting, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.cli.options import absent
 from resprune.errors import ResPruneError, UsageError
@@ -118,11 +118,9 @@ def check(
         from resprune import checking, comparing, gate
 
         read = opened()
-        gate.check_limits(
-            limits,
-            against=against is not None,
-            images=data is not None or "demo" in (read.checkpoint, against),
-        )
+        images = data is not None or "demo" in (read.checkpoint, against)
+        gate.check_limits(limits, against=against is not None, images=images)
+        _refuse_idle(images=images, timed=min_speedup is not None)
         where = comparing.common_device(device, "", read.checkpoint, against)
         candidate = read(opener=comparing.open_network, device=where)
         base = None if against is None else read(source=against, opener=comparing.open_network, device=where)
@@ -146,6 +144,13 @@ def check(
         _write(outcome, markdown, metrics)
         if outcome.exit_status:
             raise typer.Exit(outcome.exit_status)
+
+
+def _refuse_idle(*, images: bool, timed: bool) -> None:
+    """Refuse options that were typed and would do nothing."""
+    unread, untimed = (not images, "is of images, and none are named"), (not timed, "is of --min-speedup")
+    idle.refuse({"split": unread, "samples": unread, "batch_size": unread})
+    idle.refuse({"latency_batch": untimed, "seconds": untimed})
 
 
 def _print(outcome: CheckOutcome, form: str, made: dict[str, Any]) -> None:

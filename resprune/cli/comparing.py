@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from resprune.cli import options, reporting, shell
+from resprune.cli import idle, options, reporting, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
 
 
@@ -43,6 +43,7 @@ def bench(
 ) -> None:
     """Measure latency, throughput and peak memory of a checkpoint, a folder or an ONNX file, on noise."""
     with shell.command(debug, threads=threads):
+        idle.refuse({"seconds": (rounds is not None, "says how long to measure, and so does --rounds")})
         from resprune import comparing
         from resprune.report import comparing as tables
         from resprune.report.results import pairs

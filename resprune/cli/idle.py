@@ -33,8 +33,8 @@ def refuse(reasons: Mapping[str, tuple[bool, str]]) -> None:
     """Refuse the first option that was typed and does nothing.
 
     Args:
-        reasons: Parameters' names; whether each does nothing, and why: "--temperature is of a teacher" goes on
-            with ", and there is none".
+        reasons: By parameter, whether it does nothing, and why: words that follow the option's name, such as
+            "is of a teacher, and there is none".
 
     Raises:
         UsageError: names the option.
