@@ -2,7 +2,8 @@
 
 These rules make it quick, and nothing else is changed:
 
-- `ADDED` has options for some commands, and no command reads more than `FEW` images.
+- `ADDED` has options for some commands, and no command reads more than `FEW` images. Those options may do
+  nothing; what the document itself shows may not.
 - What a command would write is removed first: a document shows several ways to the same folder.
 - A command ends with status 0, or with the one that its comment tells.
 - A launcher before ``-m resprune`` is left out.
@@ -33,6 +34,7 @@ from typer.core import TyperGroup
 import resprune
 from resprune import choosing, pipeline
 from resprune.chain import ResidualChain
+from resprune.cli import idle
 from resprune.cli.app import app
 from resprune.data import Batches
 from resprune.exporting import formats
@@ -54,8 +56,8 @@ NOT_RUN = {
 """Beginnings of commands that are shown and not run -> why."""
 ADDED = {
     "prune": "--samples 20",
-    "finetune": "--samples 20 --steps 1 --batch-size 4 --workers 0",
-    "bench": "--rounds 10",
+    "finetune": "--samples 20 --epochs 1 --batch-size 4 --workers 0",
+    "bench": "--seconds 0.1",
     "--frontier": "--no-recover",
     "--config": "--threads 1",
     "resnet50.pth": "--input-size 16",
@@ -119,7 +121,10 @@ def run_command(command: Command, store: Path, place: Path) -> None:
         shutil.rmtree(place / name) if (place / name).is_dir() else (place / name).unlink(missing_ok=True)
     provide([word for word in words if word not in written], store, place)
     added = [word for name, more in ADDED.items() if name in words for word in more.split()]
-    done = run(*words[1:], *added)
+    shown = {word.removeprefix("--").replace("-", "_") for word in words}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(idle, "typed", lambda name, typed=idle.typed: name in shown and typed(name))
+        done = run(*words[1:], *added)
     assert done.exit_code == command.status, f"{command}\n{done.output}{done.exception!r}"
     assert all((place / name).exists() for name in written), command
     if target is not None:
