@@ -43,9 +43,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="in the place of epochs")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the healing")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    chain = resprune.load(options.checkpoint)
+    chain = resprune.load(options.checkpoint, device=options.device)
     plan = resprune.select(remove=options.remove.split(","), paths=[block.path for block in chain.blocks])
     cut = remove_blocks(chain, plan)
     print("| weight of the states | rate | clip | plain | divergence, nats | accuracy % (held-out images) |")
@@ -65,7 +66,7 @@ def main() -> None:
             plain_epochs=plain,
             precision=options.precision,
         )
-        restoration = Restoration.open(chain, options.data, heal=recipe, device="cpu")
+        restoration = Restoration.open(chain, options.data, heal=recipe, device=options.device)
         restored = restoration.restore(cut, plan)
         _, healing = restored.steps[-1]
         assert restoration.healer is not None

@@ -31,9 +31,10 @@ def main() -> None:
     )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the healing")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    chain = resprune.load(options.checkpoint, device="cpu")
+    chain = resprune.load(options.checkpoint, device=options.device)
     recipe = replace(RECIPES["heal"], epochs=max(1, options.heal), precision=options.precision)
     budget = resprune.Budget(macs=options.target_macs)
     choice = resprune.choose_for(chain, options.data, budget, recover=not options.by_divergence)
@@ -44,7 +45,7 @@ def main() -> None:
         heal=recipe if options.heal else None,
         controls=("random",) if options.seeds else (),
         control_seeds=options.seeds,
-        device="cpu",
+        device=options.device,
         on_epoch=lambda row: print(f"# epoch {row.epoch}, {row.seconds:.0f} s", flush=True),
     ).outcome
     print(f"\n{options.checkpoint}: {len(choice.plan.removed)} of {chain.depth} blocks, {choice.plan.removed}")
