@@ -20,6 +20,18 @@ def check_count(name: str, value: object, least: int = 1) -> None:
         raise UsageError(f"{name} must be at least {least}, got {value}")
 
 
+def check_type(name: str, value: object, wanted: type | tuple[type, ...], hint: str) -> None:
+    """Refuse what is nothing of a kind.
+
+    Raises:
+        UsageError: names the argument, and says by ``hint`` how one gets the right thing.
+    """
+    if not isinstance(value, wanted):
+        kinds = wanted if isinstance(wanted, tuple) else (wanted,)
+        kind = " or ".join(own.__name__ for own in kinds)
+        raise UsageError(f"{name} must be a {kind}, got {value!r:.60}", hint=hint)
+
+
 def check_number(name: str, value: object) -> None:
     """Refuse what is no finite real number.
 

@@ -148,11 +148,13 @@ class Chooser:
                 high = count
             count = min(2 * count, self.chain.depth) if high > self.chain.depth else (low + high) // 2
         if not low:
-            lost = "" if first is None else f": the first costs {first.points:.2f} points"
+            lost = "no block can go"
+            if first is not None:
+                lost = f"block {found[0].index}, which changes the outputs least, costs {first.points:.2f}"
             raise BudgetError(
-                f"no block can go with {self.budget}{lost}",
+                f"{self.budget}: {lost}",
                 where=self.chain.origin.path,
-                hint="allow more, or heal with --heal EPOCHS",
+                hint="allow more, heal with --heal EPOCHS, or name others with --remove",
             )
         return best
 

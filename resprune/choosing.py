@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from resprune.allowance import Allowance, Clock
+from resprune.arguments import check_type
 from resprune.chain import ResidualChain
 from resprune.checks import check_chain
 from resprune.chooser import Candidate, Chooser
@@ -14,7 +15,7 @@ from resprune.errors import DataError, UsageError
 from resprune.latency import block_prices, images_to_time, measure
 from resprune.reading import Data, Progress, batches_for, silent
 from resprune.records import Budget, DataSummary, Method, PrunePlan, Recipe, Speed
-from resprune.restoration import CHOICE_IMAGES, Restoration, Restored
+from resprune.restoration import CHOICE_IMAGES, OnEpoch, Restoration, Restored
 from resprune.savings import parameter_savings, prices, savings
 
 
@@ -50,6 +51,7 @@ def choose_for(
     device: str = "auto",
     latency_batch: int = 1,
     progress: Progress = silent,
+    on_epoch: OnEpoch = lambda row: None,
     tell: Callable[[Candidate], None] = lambda candidate: None,
 ) -> Choice:
     """Choose the plan that a budget asks for, on images that are not the test's where there are others.
@@ -71,6 +73,7 @@ def choose_for(
         device: For healing.
         latency_batch: Number of images at once that the network is to be fast for.
         progress: Shown the images done.
+        on_epoch: Told of every epoch of a healing.
         tell: Told of every number of removals whose accuracy was measured.
 
     Raises:
@@ -79,6 +82,9 @@ def choose_for(
         UsageError: where the wishes contradict each other.
     """
     check_chain(chain)
+    check_type("budget", budget, Budget, "for example resprune.Budget(macs=0.6)")
+    if heal is not None:
+        check_type("heal", heal, Recipe, 'for example resprune.RECIPES["heal"]')
     if not budget:
         raise UsageError("no budget given", hint="for example --target-macs 0.6, or --max-drop 0.5")
     allowance = Allowance(chain, budget, None if budget.speedup is None else _clock(chain, latency_batch, seed))
@@ -105,6 +111,7 @@ def choose_for(
             samples=samples,
             device=device,
             progress=progress,
+            on_epoch=on_epoch,
             **reading,
         )
         judge, others, restoration = restoration.divided(images)

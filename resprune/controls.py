@@ -106,14 +106,18 @@ def check_labels(kinds: Sequence[str], restoration: Restoration | None, batches:
         )
 
 
-def random_plans(chain: ResidualChain, count: int, draws: int) -> dict[int, PrunePlan]:
+def random_plans(
+    chain: ResidualChain, count: int, draws: int, *, but: tuple[int, ...] | None = None
+) -> dict[int, PrunePlan]:
     """Return plans that each remove so many blocks, by the seed that drew them: 0, 1, ..., each set once.
 
-    They are fewer than the draws asked for where there are fewer sets of so many blocks.
+    They are fewer than the draws asked for where there are fewer sets of so many blocks. The set ``but``, in
+    ascending order, is left out.
     """
-    plans, drawn = dict[int, PrunePlan](), set[tuple[int, ...]]()
+    plans, drawn = dict[int, PrunePlan](), set[tuple[int, ...]]() if but is None else {but}
+    sets = math.comb(chain.depth, count) - len(drawn)
     for seed in itertools.count():
-        if len(plans) == min(draws, math.comb(chain.depth, count)):
+        if len(plans) == min(draws, sets):
             return plans
         generator = torch.Generator().manual_seed(seed)
         removed = tuple(sorted(torch.randperm(chain.depth, generator=generator)[:count].tolist()))
@@ -167,8 +171,9 @@ def compare_with(
     """Return what became of networks made the same way.
 
     Args:
-        kinds: ``random``: as many blocks removed at random, and brought back the same way. ``scratch``: the
-            plan's shape, trained from scratch as the plan's network is healed, without a teacher.
+        kinds: ``random``: as many blocks removed at random, never the plan's, and brought back the same way.
+            ``scratch``: the plan's shape, trained from scratch as the plan's network is healed, without a
+            teacher.
         seeds: Number of networks of each kind; random ones are fewer where there are fewer sets of blocks.
         chain: The original.
         plan: To compare with.
@@ -178,7 +183,7 @@ def compare_with(
     found: list[Control] = []
     for kind in kinds if plan.removed else ():
         same = dict.fromkeys(range(seeds), plan)
-        plans = random_plans(chain, len(plan.removed), seeds) if kind == "random" else same
+        plans = random_plans(chain, len(plan.removed), seeds, but=plan.removed) if kind == "random" else same
         for seed, other in plans.items():
             network, raw = remove_blocks(chain, other), None
             if kind == "random":

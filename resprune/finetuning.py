@@ -7,12 +7,12 @@ analyze(load("tuned"), "cifar10/")
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from resprune import checkpoint, training
-from resprune.arguments import check_count
+from resprune.arguments import check_count, check_type
 from resprune.chain import ResidualChain
 from resprune.checks import check_chain
 from resprune.counterparts import check_teacher
@@ -94,17 +94,26 @@ def finetune(
     """
     check_chain(chain)
     check_count("workers", workers, 0)
+    check_type("recipe", recipe, Recipe, 'for example resprune.RECIPES["default"]')
     if data is None and chain.origin.path != checkpoint.DEMO:
         raise UsageError("no data given", hint="name images with --data")
     if out is None and (resume or trackers):
         raise UsageError("a run that is resumed or tracked needs a folder", hint="name it with --out")
     if teacher == "original":
         teacher = None if chain.origin.format == FROM_SCRATCH else chain
+        if teacher is not None and recipe.teacher_weight == 1 and not (recipe.stages or recipe.vanish):
+            raise UsageError(
+                "the network would learn from itself alone, which it knows already",
+                hint="name the one that it was pruned from as its --teacher, or give labels a share with a"
+                " --teacher-weight below 1",
+            )
     if teacher is None and recipe.compares_states:
         raise UsageError(
             "the recipe learns from the states of a teacher, and there is none",
             hint="name a teacher, or set the feature weight to 0",
         )
+    if not (recipe.teacher_weight or recipe.compares_states):
+        teacher = None
     if teacher is not None:
         check_chain(teacher)
         check_teacher(chain, teacher, recipe, cut)
@@ -124,6 +133,7 @@ def finetune(
         batch_size=batch_size,
     )
     plan = training.lay_out(chain, recipe, len(images.images), engine.num_processes)
+    recipe = replace(recipe, batch_size=plan.batch_size)  # that of fewer images may be smaller
     run = None if out is None else RunFolder(Path(out), identity(chain, teacher, recipe, images, cut))
     journal = Journal(chain, teacher, recipe, images, plan.epochs, run, engine, on_epoch, read_back, made or {})
     with journal.begun(resume=resume, force=force) as state:

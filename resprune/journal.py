@@ -169,4 +169,5 @@ def identity(
             "samples": data.samples,
             "sha256": data.sha256,
         },
-    } | ({} if cut is None else {"cut": list(cut.removed)})
+        "cut": None if cut is None else list(cut.removed),
+    }

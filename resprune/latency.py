@@ -145,7 +145,7 @@ def peak_memory(network: torch.nn.Module, run: Network, images: Tensor) -> int:
     """Return the most bytes that tensors take during a call: weights, input, and all that is made on the way.
 
     It is what torch's allocator hands out, counted call by call: the same on every run, and not the size of
-    the process, which has the interpreter and the libraries' own working memory besides.
+    the process, which has the interpreter and, on a CPU, the libraries' own working memory besides.
 
     Args:
         network: Whose parameters and buffers count.

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from resprune import surgery
-from resprune.arguments import check_count
+from resprune.arguments import check_count, check_type
 from resprune.chain import ResidualChain, seeded_images
 from resprune.checks import check_chain, check_network
 from resprune.choosing import Choice
@@ -92,16 +92,20 @@ def prune(
     """
     check_chain(chain)
     check_count("control_seeds", control_seeds)
+    check_type("plan", plan, (PrunePlan, Choice), "make one with resprune.select or resprune.choose_for")
+    if heal is not None:
+        check_type("heal", heal, Recipe, 'for example resprune.RECIPES["heal"]')
     choice = plan if isinstance(plan, Choice) else Choice(plan)
     plan, restored = choice.plan, choice.restored
+    heals = _check_choice(chain, restored, recover=recover, heal=heal)
     there = with_demo(data, chain) is not None
-    check_controls(controls, chain, heals=heal is not None, images=there)
+    check_controls(controls, chain, heals=heals, images=there)
     if heal is not None and not there:
         raise UsageError("a network is healed on images", hint="name some with --data")
     cut = surgery.remove_blocks(chain, plan)
     check_network(cut)
     if not there:
-        seen = _on_seeded_inputs(chain, cut, plan, options.get("seed", 0), progress)
+        seen = _on_seeded_inputs(chain, cut, plan, restored, options.get("seed", 0), progress)
     else:
         restoration = None if restored is None else restored.by
         if restored is None and plan.removed and (recover or heal is not None):
@@ -171,15 +175,49 @@ class _Seen:
     controls: tuple[Control, ...] = ()
 
 
+def _check_choice(
+    chain: ResidualChain, restored: Restored | None, *, recover: bool, heal: Recipe | None
+) -> bool:
+    """Refuse to carry a choice out otherwise than it was judged; return whether there is a healing.
+
+    Raises:
+        UsageError: says what differs.
+    """
+    by = None if restored is None else restored.by
+    if by is None:
+        return heal is not None
+    if by.chain is not chain:
+        raise UsageError(
+            "the choice was judged on another network", hint="give the one that choose_for was given"
+        )
+    healing = None if by.healer is None else by.healer.recipe
+    if heal is not None and heal != healing:
+        judged = "before any healing" if healing is None else "after a healing by another recipe"
+        raise UsageError(
+            f"the choice was judged {judged}", hint="give choose_for the recipe, or prune by choice.plan"
+        )
+    if not recover and by.images is not None:
+        raise UsageError(
+            "the choice was judged after a recovery",
+            hint="give choose_for recover=False, or prune by choice.plan",
+        )
+    return healing is not None
+
+
 def _on_seeded_inputs(
-    chain: ResidualChain, cut: ResidualChain, plan: PrunePlan, seed: int, progress: Progress
+    chain: ResidualChain,
+    cut: ResidualChain,
+    plan: PrunePlan,
+    restored: Restored | None,
+    seed: int,
+    progress: Progress,
 ) -> _Seen:
-    """Verify a cut without data; there is nothing to bring it back with."""
+    """Verify a cut without data; there is nothing to bring it back with, or to measure what was before."""
     images = seeded_images(chain.preprocessing, SEEDED_IMAGES, seed)
     with progress("verify", SEEDED_IMAGES) as on_batch:
         seeded = [(batch, None) for batch in images.split(4)]
         before, raw, verified = verify(chain, cut, plan, seeded, on_batch=on_batch)
-    return _Seen(Restored(cut), before, raw, raw, verified)
+    return _Seen(restored or Restored(cut), before, raw, raw, verified)
 
 
 def _on_images(

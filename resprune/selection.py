@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from numbers import Real
 from typing import SupportsIndex
 
+from resprune.arguments import check_count
 from resprune.errors import UsageError
 from resprune.records import Budget, PrunePlan, Removal, Trajectory
 
@@ -31,7 +33,7 @@ def check_tolerance(tol: float) -> None:
     Raises:
         UsageError: where it is negative or no number.
     """
-    if not 0 <= tol < float("inf"):
+    if isinstance(tol, bool) or not isinstance(tol, Real) or not 0 <= tol < float("inf"):
         raise UsageError(f"the tolerance must be a number >= 0, got {tol}", hint="for example --tol 1e-3")
 
 
@@ -90,6 +92,7 @@ def select(
             check_tolerance(tol)
             raise UsageError("a tolerance needs residual norms", hint="give --data, or use --depth")
         return _tail([row.residual_norm_relative for row in rows], tol)
+    check_count("depth", depth, 0)
     assert depth is not None
     if not 0 <= depth <= total:
         raise UsageError(f"depth {depth} is out of range, the network has {total} blocks: 0 to {total} stay")

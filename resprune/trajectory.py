@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resprune.chain import ResidualChain
+from resprune.checks import full_float32
 from resprune.errors import ArchitectureError, DataError
 from resprune.exits import ExitPass, SkipChainExits
 from resprune.records import BlockRow, Classwise, Evaluation, Trajectory
@@ -96,6 +97,7 @@ class Tally:
         return Classwise(tuple(self._counts.tolist()), hits, names)
 
 
+@full_float32()
 @torch.inference_mode()
 def measure(
     chain: ResidualChain,
@@ -176,6 +178,7 @@ def measure(
     return Trajectory(tally.result(), tuple(rows), final_norm, found)
 
 
+@full_float32()
 @torch.inference_mode()
 def evaluate(chain: Classifier, batches: Iterable[Batch], *, on_batch: OnBatch | None = None) -> Evaluation:
     """Measure the network itself, without exits.

@@ -15,6 +15,11 @@ import resprune
 FINETUNE = [
     (["--epochs", 3, "--steps", 2], "--epochs says how long to train, and so do the steps"),
     (["--milestones", "1,2"], "--milestones is of --schedule steps, and it is cosine"),
+    (["--gamma", 0, "--heads", "separate"], "--heads is of the stage cost, and gamma is 0"),
+    (
+        ["--epochs", 1, "--plain-epochs", 1, "--mixup", 0.4],
+        "--mixup is not done in the last epochs, and --plain-epochs 1 are all",
+    ),
     (["--optimizer", "adamw", "--momentum", 0.5], "--momentum is of sgd, and the optimizer is adamw"),
     (["--teacher", "none", "--temperature", 2], "--temperature is of a teacher, and there is none"),
     (["--teacher", "none", "--teacher-weight", 0.5], "--teacher-weight is of a teacher, and there is none"),
@@ -116,6 +121,7 @@ def test_a_weight_alone_stays_what_it_is(tmp_path: Path) -> None:
     """The recipe's own goes to 0 in the end."""
     checkpoint, data, out = pruned_folder(tmp_path), coloured(tmp_path / "data"), tmp_path / "out"
     asked = ["finetune", checkpoint, "--data", data, "--recipe", "heal", "--steps", 2, "--batch-size", 8]
+    asked += ["--teacher-weight", 0.5]
     assert run(*asked, "--feature-weight", 100, "--out", out).exit_code == 0
     recipe = (out / "config.json").read_text(encoding="utf-8")
     assert '"feature_weight": 100.0' in recipe

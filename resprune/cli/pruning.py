@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resprune.cli import exploring, healing, options, reporting, shell, wishes
+from resprune.cli import cautions, exploring, healing, options, reporting, shell, wishes
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.cli.options import absent
-from resprune.plurals import counted
-from resprune.records import RECIPES, Budget
+from resprune.records import RECIPES, Budget, EpochRow
 
 if TYPE_CHECKING:
     from resprune.chain import ResidualChain
@@ -191,7 +190,7 @@ def prune(
         result = pipeline.preview(chain, choice.plan)
         if not as_json:
             shell.show(pruning.plan(choice.plan, chain.summary, result))
-        _warn(choice, max_drop)
+        cautions.of_choice(choice, max_drop)
         if dry_run or out is None:
             if as_json:
                 shell.print_json(
@@ -212,11 +211,10 @@ def prune(
             split=test_split,
             device=device,
             progress=shell.progress,
-            on_epoch=lambda row: shell.say(pruning.healed(row)),
+            on_epoch=_tell_epoch,
             **reading,
         )
-        if pruned.outcome.seen:
-            shell.say("Note: images that the figures are measured on were used to bring the network back.")
+        cautions.of_outcome(pruned.outcome, judged=bool(budget), heals=recipe is not None)
         accuracy = pruned.outcome.before.accuracy
         better = pipeline.remedies(chain, data, accuracy, progress=shell.progress, **reading)
         made = reporting.made(seed)
@@ -265,6 +263,7 @@ def _chosen(
         budget,
         plan=named,
         progress=shell.progress,
+        on_epoch=_tell_epoch,
         tell=lambda candidate: shell.say(pruning.candidate(candidate.plan)),
         **reading,
         **options,
@@ -272,13 +271,7 @@ def _chosen(
     return replace(chosen, data=chosen.data or seen)
 
 
-def _warn(choice: Choice, max_drop: float | None) -> None:
-    """Say where a plan's figures are better than they mean."""
-    if choice.data is not None and choice.data.split == "test":
-        shell.say("Note: the plan was chosen on the test images; what they say of it is too good.")
-    if not choice.plan.removed:
-        shell.say("Note: no block goes; what is left is the network as it was.")
-    drop = choice.plan.drop
-    if drop is not None and max_drop and 100 / drop.samples > max_drop:
-        one, seen = f"{100 / drop.samples:.3g} points", counted(drop.samples, "image")
-        shell.say(f"Note: {seen} judged the drop, where one is {one} already; more images tell more.")
+def _tell_epoch(row: EpochRow) -> None:
+    from resprune.report import pruning
+
+    shell.say(pruning.healed(row))

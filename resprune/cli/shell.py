@@ -22,7 +22,7 @@ from resprune.cli import messages, stopping
 from resprune.errors import OutputError, ResPruneError, UsageError
 from resprune.placing import marks
 
-PIPE_CLOSED = 128 + signal.SIGPIPE
+PIPE_CLOSED = 128 + getattr(signal, "SIGPIPE", 13)  # Windows has none
 """What a shell reports of a program whose reader is gone."""
 
 

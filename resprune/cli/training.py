@@ -218,12 +218,19 @@ def _refuse_idle(recipe: Recipe, *, taught: bool) -> None:
     """Refuse options that were typed and would do nothing."""
     alone = "is of a teacher, and there is none"
     distils = taught and recipe.teacher_weight > 0
+    plain = recipe.steps is None and recipe.plain_epochs >= recipe.epochs
+    unaugmented = (plain, f"is not done in the last epochs, and --plain-epochs {recipe.plain_epochs} are all")
     smooths = recipe.stages or recipe.teacher_weight < 1 or not taught
     idle.refuse(
         {
             "epochs": (recipe.steps is not None, "says how long to train, and so do the steps"),
             "milestones": (recipe.schedule != "steps", f"is of --schedule steps, and it is {recipe.schedule}"),
             "momentum": (recipe.optimizer != "sgd", f"is of sgd, and the optimizer is {recipe.optimizer}"),
+            "heads": (not recipe.stages, "is of the stage cost, and gamma is 0"),
+            "augment": unaugmented,
+            "auto_augment": unaugmented,
+            "mixup": unaugmented,
+            "cutmix": unaugmented,
             "teacher_weight": (not taught, alone),
             "feature_weight": (not taught, alone),
             "temperature": (not distils, alone if not taught else "is of a teacher, whose weight is 0"),

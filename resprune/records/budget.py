@@ -62,5 +62,6 @@ class Budget:
         if self.speedup is not None:
             said.append(f"{self.speedup:g} times faster")
         if self.max_drop is not None:
-            said.append(f"at most {self.max_drop:g} points of accuracy lost")
+            points = "1 point" if self.max_drop == 1 else f"{self.max_drop:g} points"
+            said.append(f"at most {points} of accuracy lost")
         return ", ".join(said)

@@ -225,6 +225,11 @@ class PruneOutcome:
         return tuple(tried for tried in self.recovered if tried.kept)
 
     @property
+    def chosen_on_seen(self) -> bool:
+        """Whether the plan was chosen on images of the split that the figures are measured on."""
+        return self.choice is not None and self.data is not None and self.choice.split == self.data.split
+
+    @property
     def seen(self) -> bool:
         """Whether images that the figures are measured on, or other test images, changed the network."""
         return any(

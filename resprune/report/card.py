@@ -9,6 +9,7 @@ from pathlib import PurePath
 from resprune.plurals import counted
 from resprune.records import DataSummary, Evaluation, FinetuneOutcome, PruneOutcome, PrunePlan
 from resprune.report import hub
+from resprune.report.wording import held_out
 
 WEIGHTS = "model.safetensors"
 
@@ -96,7 +97,7 @@ def finetuned_card(outcome: FinetuneOutcome, folder: str, command: str = "") -> 
     origin, recipe, best, start = outcome.origin, outcome.recipe, outcome.best, outcome.rows[0]
     measured = "nothing was held out"
     if outcome.held_out is not None:
-        measured = f"{outcome.held_out.samples} training images that were held out"
+        measured = held_out(outcome.held_out)
     teacher = ""
     if outcome.teacher is not None:
         teacher = f", distillation from {PurePath(outcome.teacher).name}, weight {recipe.teacher_weight:g}"
@@ -115,7 +116,7 @@ resprune {version("resprune")}, epoch {best.epoch} of {outcome.epochs}.
 | mean of the last stage's exits | {_share(start.last_stage_accuracy)} | {_share(best.last_stage_accuracy)} |
 | branches that are exactly zero | {len(start.zero_branches)} | {len(best.zero_branches)} |
 
-Measured on {measured}; the test images were not looked at.
+Measured on {measured}.
 
 - Trained on {counted(outcome.data.samples, "image")} of {PurePath(outcome.data.spec).name}: gamma {gamma},
   lambda {recipe.branch_decay:g}, vanish {recipe.vanish:g}, rate {recipe.rate:g},

@@ -64,7 +64,7 @@ def prune(outcome: PruneOutcome) -> RenderableType:
     seen = outcome.after.samples
     where = f"{seen} seeded inputs" if outcome.data is None else images_of(outcome.data)
     verified = outcome.verified
-    against = verified.against + (" before recovery" if steps else "")
+    against = verified.against + (" before recovery" if outcome.kept else "")
     check = f"Checked: logits equal {against}, largest difference {verified.max_abs_difference:.1e}"
     tried = [recovery(own, len(outcome.plan.removed)) for own in outcome.recovered]
     lines = [f"{check} ({where}).", *tried, *controls(outcome)]
@@ -89,8 +89,8 @@ def recovery(tried: Recovery, blocks: int) -> str:
 
 def _length(recipe: Recipe) -> str:
     if recipe.steps is not None:
-        return f"{recipe.steps} steps"
-    return f"{recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
+        return counted(recipe.steps, "step")
+    return counted(recipe.epochs, "epoch")
 
 
 def candidate(chosen: PrunePlan) -> str:
@@ -105,7 +105,11 @@ def _cost(drop: Drop) -> str:
 
 def healed(row: EpochRow) -> str:
     """Return what an epoch of a healing brought."""
-    seen = "" if row.final is None else f", accuracy {percent(row.final.accuracy)} % on held-out images"
+    seen = (
+        ""
+        if row.final is None or row.final.accuracy is None
+        else f", accuracy {percent(row.final.accuracy)} % on held-out images"
+    )
     return f"Healing: epoch {row.epoch}{seen}, {row.seconds:.0f} s"
 
 

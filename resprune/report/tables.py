@@ -24,6 +24,7 @@ from resprune.records import (
 )
 from resprune.report.layout import FigureTable
 from resprune.report.wording import (
+    held_out,
     images_of,
     input_lines,
     number,
@@ -192,7 +193,8 @@ def epoch(outcome: FinetuneOutcome) -> str:
     if row.train_loss is not None:
         parts.append(f"loss {row.train_loss:.3f}")
     if row.final is not None:
-        parts.append(f"held-out {percent(row.final.accuracy)} %")
+        known = row.final.accuracy is not None
+        parts.append(f"held-out {percent(row.final.accuracy)} %" if known else "held-out images have no labels")
     if row.exits:
         exits = [own.accuracy or 0.0 for own in row.exits]
         parts.append(f"exits {percent(sum(exits) / len(exits))} %")
@@ -209,7 +211,7 @@ def finetune(outcome: FinetuneOutcome) -> RenderableType:
     table = FigureTable()
     for title in ("", "before", "after"):
         table.add_column(title, justify="right" if title else "left")
-    if first.final is not None and best.final is not None:
+    if first.final is not None and best.final is not None and first.final.accuracy is not None:
         table.add_row("accuracy %", percent(first.final.accuracy), percent(best.final.accuracy))
         table.add_row("loss", number(first.final.loss), number(best.final.loss))
         for k, (before, after) in enumerate(zip(first.exits, best.exits, strict=True)):
@@ -217,7 +219,7 @@ def finetune(outcome: FinetuneOutcome) -> RenderableType:
     table.add_row("zero branches", str(len(first.zero_branches)), str(len(best.zero_branches)))
     where = "nothing was held out: this is the last epoch"
     if outcome.held_out is not None:
-        where = f"on {outcome.held_out.samples:,} training images held out; the test images were not looked at"
+        where = f"on {held_out(outcome.held_out)}"
     lines = [f"Epoch {best.epoch} of {outcome.epochs} is kept ({where})."]
     if first.score is not None and best.score is not None and first.score < best.score:
         lines.append(

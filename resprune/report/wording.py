@@ -34,6 +34,15 @@ def images_of(data: DataSummary) -> str:
     return f"{counted(data.samples, 'image')} of {data.spec}{split}"
 
 
+def held_out(data: DataSummary) -> str:
+    """Return which images the best epoch was chosen on."""
+    if data.split == "test":
+        return f"{counted(data.samples, 'image')} held out of the test images, on which it was trained"
+    kind = "training image" if data.split in (None, "train") else f"{data.split} image"
+    unseen = "" if data.split is None else "; the test images were not looked at"
+    return f"{counted(data.samples, kind)} held out{unseen}"
+
+
 def ranges(indices: Sequence[int]) -> str:
     """Return ascending numbers with runs cut short: ``0-3, 5, 7, 8``."""
     runs: list[list[int]] = []

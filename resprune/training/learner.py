@@ -20,7 +20,7 @@ from resprune.counterparts import Counterparts
 from resprune.data import normalise
 from resprune.memory import halving
 from resprune.records import PrunePlan, Recipe
-from resprune.stage_cost import feature_loss, shrink_branches, stage_cost, vanishing_group, zero_branches
+from resprune.stage_cost import feature_loss, shrink_branches, stage_cost, vanishing_group
 from resprune.training.schedule import Plan, mixed
 from resprune.training.student import Student, heads_of
 from resprune.training.synced import SyncedNorms
@@ -73,8 +73,7 @@ class Learner:
         self.mixup = None
         if recipe.mixup or recipe.cutmix:
             self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=0.0, num_classes=chain.classes)
-        can = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        self.bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and can)
+        self.bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and _knows_bf16(device))
         if recipe.compile:
             self.student.compile()
         self.model: nn.Module = engine.prepare(self.student)
@@ -115,7 +114,7 @@ class Learner:
         if recipe.vanish:
             shrink_branches(self.student.chain, rate * recipe.vanish)
         if self.ema is not None:
-            self.ema.update(self.student, step=step)
+            self.ema.update(self.student, step=step + 1)  # timm counts from 1
             if recipe.vanish:
                 self._zero_the_average()
         return sums
@@ -123,10 +122,10 @@ class Learner:
     def _gradients(self, step: int, parts: Sequence[Part]) -> Tensor:
         """Sum up a step's gradients; where memory lacks, from smaller parts, as ``--accumulate`` would.
 
-        The run stays with the smaller parts. Of several processes one cannot do so by itself, as all of them
-        meet in every forward pass.
+        The run stays with the smaller parts. What a launcher started cannot do so: processes meet in every
+        forward pass, and DistributedDataParallel, which is there for a single one too, takes no second try.
         """
-        alone = self.engine.num_processes == 1
+        alone = self.model is self.student
         before = [buffer.clone() for buffer in self.student.buffers()] if alone else []
 
         def attempt(at_once: int) -> Tensor:
@@ -202,9 +201,11 @@ class Learner:
     @torch.no_grad()
     def _zero_the_average(self) -> None:
         """Let branches of the average vanish with the student's; by itself it would get there late."""
-        for index in zero_branches(self.student.chain):
-            for parameter in vanishing_group(self.average.chain.blocks[index]):
-                parameter.zero_()
+        blocks = zip(self.student.chain.blocks, self.average.chain.blocks, strict=True)
+        for own, average in blocks:
+            alive = torch.stack([parameter.any() for parameter in vanishing_group(own)]).any()
+            for parameter in vanishing_group(average):
+                parameter.mul_(alive)  # without a look at it, for which a GPU would wait
 
     def state(self) -> dict[str, Any]:
         """Return what `load` takes up again; ``state_dict`` is the network's, under its native names."""
@@ -222,6 +223,14 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["average"])
+
+
+def _knows_bf16(device: torch.device) -> bool:
+    """Whether a GPU computes in bfloat16 by itself."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):  # torch asks the current one
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def no_sums(device: torch.device) -> Tensor:

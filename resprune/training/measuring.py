@@ -55,7 +55,7 @@ def measure_epoch(
         objective=losses[0],
         train_loss=losses[1] if data.labelled else None,
         train_exit_loss=losses[2] if student.exits is not None else None,
-        train_distillation=losses[3] if learner.teacher is not None else None,
+        train_distillation=losses[3] if learner.teacher is not None and recipe.teacher_weight else None,
         branch_penalty=penalty,
         zero_branches=zero_branches(student.chain),
         final=final,
