@@ -306,7 +306,7 @@ def test_controls_are_brought_back_as_the_chosen_network_was(
 ) -> None:
     chain = make_chain(ARCHITECTURES["cifar option A"])
     data = image_folder(each=6)
-    choice = choose_for(chain, data, Budget(max_drop=100), device="cpu")
+    choice = choose_for(chain, data, Budget(max_drop=100, macs=0.8), device="cpu")
     assert choice.restored is not None
     seen = list[Restoration]()
     monkeypatch.setattr(Restoration, "open", None)  # the images are not opened once more
@@ -316,8 +316,7 @@ def test_controls_are_brought_back_as_the_chosen_network_was(
     )
     pruned = pipeline.prune(chain, choice, data, controls=["random"], control_seeds=2)
     assert pruned.chain is choice.restored.network  # and not brought back once more
-    drawn = math.comb(chain.depth, len(choice.plan.removed))
-    assert len(pruned.outcome.controls) == len(seen) == min(2, drawn)
+    assert len(pruned.outcome.controls) == len(seen) == 2
     assert all(own is choice.restored.by for own in seen)
     assert seen[0].images is not None
     assert seen[0].images.summary.samples == 30  # of 60: the others have judged

@@ -15,7 +15,7 @@ import resprune
 FINETUNE = [
     (["--epochs", 3, "--steps", 2], "--epochs says how long to train, and so do the steps"),
     (["--milestones", "1,2"], "--milestones is of --schedule steps, and it is cosine"),
-    (["--gamma", 0, "--heads", "separate"], "--heads is of the stage cost, and gamma is 0"),
+    (["--gamma", 0, "--heads", "shared"], "--heads is of the stage cost, and gamma is 0"),
     (
         ["--epochs", 1, "--plain-epochs", 1, "--mixup", 0.4],
         "--mixup is not done in the last epochs, and --plain-epochs 1 are all",
