@@ -150,7 +150,7 @@ class Chooser:
         if not low:
             lost = "no block can go"
             if first is not None:
-                lost = f"block {found[0].index}, which changes the outputs least, costs {first.points:.2f}"
+                lost = f"block {found[0].index}, the first that would go, costs {first.points:.2f} points"
             raise BudgetError(
                 f"{self.budget}: {lost}",
                 where=self.chain.origin.path,

@@ -150,7 +150,7 @@ def test_an_accuracy_that_cannot_be_kept_says_how_close_one_gets(
     words = ("prune", cifar_file, "--data", image_folder(each=4), "--out", tmp_path / "out", "--no-recover")
     said = refused(*words, "--max-drop", 1.5)
     assert re.search(
-        r"at most 1\.5 points of accuracy lost: block \d, which changes the outputs least, costs 2\.00;", said
+        r"at most 1\.5 points of accuracy lost: block \d, the first that would go, costs 2\.00 points;", said
     )
     said = refused(*words, "--max-drop", 3, "--target-macs", 0.5)
     assert re.search(r"not both; \d blocks must go for the first, and cost \d+\.00 points", said)
