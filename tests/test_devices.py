@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,12 +38,22 @@ def test_training_takes_bf16_where_a_gpu_has_it_and_does_not_emulate_it(
     def on_the_cpu(chain: Any, heads: Any, device: torch.device, **kinds: Any) -> Student:
         return Student(chain, heads, torch.device("cpu"), **kinds)
 
+    current = list[torch.device]()
+
+    @contextmanager
+    def device(chosen: torch.device) -> Iterator[None]:
+        current.append(chosen)
+        yield
+        current.pop()
+
     def is_supported(including_emulation: bool = True) -> bool:
+        assert current == [torch.device("cuda:1")]  # torch asks the current device
         return native or including_emulation
 
     monkeypatch.setattr(learner, "Student", on_the_cpu)
+    monkeypatch.setattr(torch.cuda, "device", device)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
-    engine: Any = SimpleNamespace(device=torch.device("cuda"), prepare=lambda student: student)
+    engine: Any = SimpleNamespace(device=torch.device("cuda:1"), prepare=lambda student: student)
     own = learner.Learner(tiny_chain(), None, RECIPE, Plan.of(RECIPE, 64, 1), engine)
     assert own.bf16 == native
 
