@@ -26,6 +26,8 @@ from resprune.surgery import remove_blocks, skip_blocks
 from resprune.trajectory import Batch, OnBatch
 
 KINDS = ("random", "scratch")
+OnControl = Callable[[str, int, tuple[int, ...]], None]
+"""Told of a network to compare with before it is made: its kind, its seed, and the blocks it is without."""
 BAND_SEEDS = 5
 """How many random removals `analyze` tries."""
 
@@ -167,6 +169,8 @@ def compare_with(
     plan: PrunePlan,
     restoration: Restoration | None,
     measure: Callable[[ResidualChain], Evaluation],
+    *,
+    on_control: OnControl = lambda kind, seed, removed: None,
 ) -> tuple[Control, ...]:
     """Return what became of networks made the same way.
 
@@ -179,12 +183,14 @@ def compare_with(
         plan: To compare with.
         restoration: What the plan's network was brought back with; None for nothing.
         measure: Gives the figures of a network.
+        on_control: Told of every one before it is made.
     """
     found: list[Control] = []
     for kind in kinds if plan.removed else ():
         same = dict.fromkeys(range(seeds), plan)
         plans = random_plans(chain, len(plan.removed), seeds, but=plan.removed) if kind == "random" else same
         for seed, other in plans.items():
+            on_control(kind, seed, other.removed)
             network, raw = remove_blocks(chain, other), None
             if kind == "random":
                 raw = measure(network)

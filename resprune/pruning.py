@@ -13,7 +13,7 @@ from resprune.arguments import check_count, check_type
 from resprune.chain import ResidualChain, seeded_images
 from resprune.checks import check_chain, check_network
 from resprune.choosing import Choice
-from resprune.controls import Measure, check_controls, check_labels, compare_with
+from resprune.controls import Measure, OnControl, check_controls, check_labels, compare_with
 from resprune.data import TEST_FIRST, Batches
 from resprune.errors import UsageError
 from resprune.exporting import folder as output
@@ -61,6 +61,7 @@ def prune(
     device: str = "auto",
     progress: Progress = silent,
     on_epoch: OnEpoch = lambda row: None,
+    on_control: OnControl = lambda kind, seed, removed: None,
     **options: Any,
 ) -> Pruned:
     """Carry a plan out and verify it, on the data or else on seeded inputs; the chain is left as it is.
@@ -82,7 +83,8 @@ def prune(
         recover_samples: Use so many of them at most for recovery, drawn by the seed.
         device: For healing: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         progress: Shown the images done.
-        on_epoch: Told of every epoch of a healing.
+        on_epoch: Told of every epoch of a healing, those of controls included.
+        on_control: Told of every control before it is made: its kind, its seed, the blocks it is without.
         options: Of `resprune.data.open_data`: split, samples, seed, batch_size.
 
     Raises:
@@ -128,7 +130,7 @@ def prune(
         check_labels(controls, restoration, batches)
         seen = _on_images(chain, cut, plan, batches, restored or restoration, progress)
         measure = Measure(batches, progress)
-        beside = compare_with(controls, control_seeds, chain, plan, restoration, measure)
+        beside = compare_with(controls, control_seeds, chain, plan, restoration, measure, on_control=on_control)
         seen = replace(seen, controls=beside)
     pruned = seen.done.network
     outcome = PruneOutcome(

@@ -21,6 +21,7 @@ from resprune import choosing, pipeline, trajectory
 from resprune.chain import ResidualChain
 from resprune.errors import BudgetError, DataError, UsageError
 from resprune.records import Budget, Drop, Evaluation, Latency, Method, PrunePlan, Removal
+from resprune.report import pruning as report
 from resprune.selection import surgical
 from resprune.surgery import remove_blocks
 
@@ -283,6 +284,18 @@ def test_the_command_takes_a_named_wish_and_a_budget_together(
     monkeypatch.setattr(trajectory, "evaluate", Scripted(8, 2.0))
     drop = refused(*arguments, "--force", "--max-drop", 3, "--data", images, "--no-recover")
     assert "not both; 3 blocks must go for the first, and cost 6.00 points" in drop
+
+
+@pytest.mark.parametrize(
+    ("removed", "points", "told"),
+    [
+        ((2,), 1.5, "Tried: without block 2: 1.50 points of accuracy lost on 200 held-out images"),
+        ((), -0.5, "Tried: with all blocks: 0.50 points of accuracy gained on 200 held-out images"),
+    ],
+)
+def test_what_a_plan_costs_is_said_in_words(removed: tuple[int, ...], points: float, told: str) -> None:
+    plan = replace(PrunePlan.without(removed, 4, "any"), drop=Drop(points, 200))
+    assert report.candidate(plan) == told
 
 
 @given(st.permutations(range(8)), st.integers(0, 8))

@@ -77,7 +77,20 @@ def test_healing_and_controls_from_the_command_line(
     assert healed["split"] == "train"
     assert healed["images"] + healed["held_out"] == 60
     assert healed["kept"] == (healed["divergence"]["after"] < healed["divergence"]["before"])
-    assert "Healing: epoch 1, accuracy" in result.stderr
+    said = [line for line in result.stderr.splitlines() if line.startswith(("Healing: epoch 1", "Control"))]
+    # Which network an epoch is of: the plan's, then each control's.
+    assert [line.partition(" epoch")[0].partition(":")[0] for line in said] == [
+        "Healing",
+        *("Control, at random, seed 0", "Healing", "Control, at random, seed 1", "Healing"),
+        *(
+            "Control, trained from scratch, seed 0",
+            "Healing",
+            "Control, trained from scratch, seed 1",
+            "Healing",
+        ),
+    ]
+    assert "Healing: epoch 1, accuracy" in said[0]
+    assert said[5].endswith(": without blocks 1, 4 (2)")
     kinds = [(control["kind"], control["seed"]) for control in found["controls"]]
     assert kinds == [("random", 0), ("random", 1), ("scratch", 0), ("scratch", 1)]
     for control in found["controls"]:

@@ -212,6 +212,7 @@ def prune(
             device=device,
             progress=shell.progress,
             on_epoch=_tell_epoch,
+            on_control=lambda *which: shell.say(pruning.control(*which)),
             **reading,
         )
         cautions.of_outcome(pruned.outcome, judged=bool(budget), heals=recipe is not None)

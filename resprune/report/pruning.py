@@ -96,11 +96,18 @@ def _length(recipe: Recipe) -> str:
 def candidate(chosen: PrunePlan) -> str:
     """Return what removing some blocks costs, one of several numbers that are tried."""
     lost = "" if chosen.drop is None else f": {_cost(chosen.drop)}"
-    return f"Tried: without {_indices(chosen.removed)}{lost}"
+    return f"Tried: {_without(chosen.removed)}{lost}"
+
+
+def control(kind: str, seed: int, removed: tuple[int, ...]) -> str:
+    """Return which network to compare with is made next."""
+    how = "trained from scratch" if kind == "scratch" else "at random"
+    return f"Control, {how}, seed {seed}: {_without(removed)}"
 
 
 def _cost(drop: Drop) -> str:
-    return f"{drop.points:.2f} points of accuracy lost on {counted(drop.samples, 'held-out image')}"
+    change = "gained" if drop.points < 0 else "lost"
+    return f"{abs(drop.points):.2f} points of accuracy {change} on {counted(drop.samples, 'held-out image')}"
 
 
 def healed(row: EpochRow) -> str:
@@ -136,6 +143,10 @@ def _why(chosen: PrunePlan) -> list[str]:
     for index, reason in enumerate(chosen.reasons):
         blocks.setdefault(reason, []).append(index)
     return [f"{ranges(indices)} {reason}" for reason, indices in blocks.items()]
+
+
+def _without(removed: tuple[int, ...]) -> str:
+    return f"without {_indices(removed)}" if removed else "with all blocks"
 
 
 def _indices(indices: tuple[int, ...]) -> str:
