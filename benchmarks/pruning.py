@@ -29,6 +29,9 @@ def main() -> None:
     parser.add_argument(
         "--by-divergence", action="store_true", help="choose blocks by what is left before any compensation"
     )
+    parser.add_argument(
+        "--no-rivals", action="store_true", help="take the blocks that the search found, without short healings"
+    )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the healing")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -37,12 +40,21 @@ def main() -> None:
     chain = resprune.load(options.checkpoint, device=options.device)
     recipe = replace(RECIPES["heal"], epochs=max(1, options.heal), precision=options.precision)
     budget = resprune.Budget(macs=options.target_macs)
-    choice = resprune.choose_for(chain, options.data, budget, recover=not options.by_divergence)
+    heal = recipe if options.heal else None
+    choice = resprune.choose_for(
+        chain,
+        options.data,
+        budget,
+        recover=not options.by_divergence,
+        heal=None if options.no_rivals else heal,
+        device=options.device,
+        tell=lambda candidate: print(f"# {candidate.plan.rivals[-1]}", flush=True),
+    )
     outcome = resprune.prune(
         chain,
         choice,
         options.data,
-        heal=recipe if options.heal else None,
+        heal=heal,
         controls=("random",) if options.seeds else (),
         control_seeds=options.seeds,
         device=options.device,

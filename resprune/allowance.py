@@ -81,11 +81,17 @@ class Allowance:
                     hint=f"ask for {math.ceil(1e4 * least) / 1e4:g} or more",
                 )
 
-    def missed(self, gone: Collection[int]) -> str | None:
-        """Return in words which limit is not kept without these blocks, or None; the clock is asked last."""
+    def too_large(self, gone: Collection[int]) -> str | None:
+        """Return in words which limit on sizes is not kept without these blocks, or None."""
         for size in self.sizes:
             if size.left(gone) > size.limit:
                 return f"{size.left(gone):.3g} of the {size.name} are left, and {size.limit:g} may be"
+        return None
+
+    def missed(self, gone: Collection[int]) -> str | None:
+        """Return in words which limit is not kept without these blocks, or None; the clock is asked last."""
+        if (large := self.too_large(gone)) is not None:
+            return large
         wanted = self.budget.speedup
         if wanted is None:
             return None

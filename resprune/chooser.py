@@ -14,6 +14,7 @@ from resprune.allowance import Allowance
 from resprune.chain import ResidualChain
 from resprune.data import Batches
 from resprune.errors import BudgetError
+from resprune.exchange import Exchange
 from resprune.memory import pass_over
 from resprune.plurals import counted
 from resprune.reading import calibration_images, silent
@@ -51,7 +52,7 @@ class Chooser:
         price: What each block's removal is worth, positive; decides between blocks.
         judge: Labelled images that a drop is measured on; needed for one.
         restoration: What is done to a network before its accuracy counts.
-        tell: Told of every candidate whose accuracy was measured.
+        tell: Told of every candidate whose accuracy was measured, or that was healed for a while.
     """
 
     chain: ResidualChain
@@ -86,6 +87,8 @@ class Chooser:
                     raise self._too_slow(found)
                 found.append(removal)
             plan = self._plan(found)
+            if self.judge is None and self.method == "surgical":  # with one, its images would choose
+                plan = self._exchange.improved(plan)
             best = self.judged(replace(plan, speed=self.allowance.told_speed(plan.removed)))
         return replace(best, plan=replace(best.plan, beside=self._beside(best.plan)))
 
@@ -105,6 +108,16 @@ class Chooser:
                 hint="allow more, ask for less, or heal with --heal EPOCHS",
             )
         return best
+
+    @property
+    def _exchange(self) -> Exchange:
+        return Exchange(
+            allowance=self.allowance,
+            images=self._seen,
+            compensated=self.compensated,
+            restoration=self.restoration,
+            tell=lambda plan: self.tell(Candidate(plan)),
+        )
 
     @cached_property
     def _seen(self) -> list[Tensor]:

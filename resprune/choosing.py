@@ -64,7 +64,8 @@ def choose_for(
             judge a drop.
         method: Which blocks may go: see `resprune.sensitivity.removals`.
         recover: Choose blocks, and judge their loss, as after compensation.
-        heal: The same after healing by this recipe, which is done for every number of removals that is tried.
+        heal: Judge a loss after healing by this recipe too, which is done for every number of removals that is
+            tried. Without a limit on the loss a few plans are healed for a while: see `resprune.exchange`.
         heal_rounds: See `resprune.prune`.
         split: By default validation, else train.
         samples: Use so many images at most.
@@ -74,7 +75,7 @@ def choose_for(
         latency_batch: Number of images at once that the network is to be fast for.
         progress: Shown the images done.
         on_epoch: Told of every epoch of a healing.
-        tell: Told of every number of removals whose accuracy was measured.
+        tell: Told of every plan whose accuracy was measured, or that was healed for a while.
 
     Raises:
         BudgetError: where it cannot be had; it says how close one gets.
@@ -93,15 +94,17 @@ def choose_for(
         return Choice(allowance.confirmed(plan))
     reading = {"split": split, "seed": seed, "batch_size": batch_size}
     images = batches_for(chain, data, samples=samples, order=CHOICE_FIRST, **reading)
+    if budget.max_drop is not None and not images.labelled:
+        raise DataError(
+            "there are no labels to measure a drop of accuracy with",
+            where=images.summary.spec,
+            hint="use labelled images, or --target-macs",
+        )
     restoration = Restoration(chain, None, None, seed, progress)
     judge, others, seen = None, images, images.summary
-    if budget.max_drop is not None:
-        if not images.labelled:
-            raise DataError(
-                "there are no labels to measure a drop of accuracy with",
-                where=images.summary.spec,
-                hint="use labelled images, or --target-macs",
-            )
+    # With a limit on the drop the images that rivals would be judged on are those that judge the drop.
+    rivals = heal is not None and method == "surgical" and budget.max_drop is None
+    if rivals or budget.max_drop is not None:
         restoration = Restoration.open(
             chain,
             data,
@@ -114,6 +117,7 @@ def choose_for(
             on_epoch=on_epoch,
             **reading,
         )
+    if budget.max_drop is not None:
         judge, others, restoration = restoration.divided(images)
         seen = judge.with_others(others)
     chooser = Chooser(

@@ -90,6 +90,11 @@ class Healer:
         held_out = self.images.held_out
         return None if held_out is None else Judge(self.chain, held_out)
 
+    @property
+    def steps(self) -> int:
+        """Of the optimizer, in one healing."""
+        return self._laid_out(self.chain, self.recipe).steps
+
     def heal(self, pruned: ResidualChain, plan: PrunePlan) -> tuple[ResidualChain, Recovery] | None:
         """Return the pruned network after training, or as it is where it is not closer to the original then.
 
@@ -143,8 +148,7 @@ class Healer:
         teacher: ResidualChain | None,
         cut: PrunePlan | None = None,
     ) -> ResidualChain:
-        engine = training.engine(self.device)
-        plan = training.lay_out(start, recipe, len(self.images.images), engine.num_processes)
+        engine, plan = training.engine(self.device), self._laid_out(start, recipe)
         with self.progress(what, plan.steps * plan.batch_size) as on_batch:
             listener = training.Listener(on_batch, on_epoch=lambda rows: self.on_epoch(rows[-1]))
             trained = training.train(
@@ -152,3 +156,7 @@ class Healer:
             ).chain
         trained.network.to(self.chain.device)
         return trained
+
+    def _laid_out(self, start: ResidualChain, recipe: Recipe) -> training.Plan:
+        processes = training.engine(self.device).num_processes
+        return training.lay_out(start, recipe, len(self.images.images), processes)

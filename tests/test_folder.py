@@ -129,6 +129,7 @@ def test_the_folder_says_what_was_done(tmp_path: Path) -> None:
         "speed": None,
         "drop": None,
         "beside": [],
+        "rivals": [],
         "order": [],
     }
     assert report["verified"]["max_abs_difference"] <= report["verified"]["tolerance"]

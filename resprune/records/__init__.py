@@ -49,6 +49,7 @@ from resprune.records.pruning import (
     PrunePlan,
     Recovery,
     Removal,
+    Rival,
     Speed,
     Verification,
 )
@@ -107,6 +108,7 @@ __all__ = [
     "Recovery",
     "Remedy",
     "Removal",
+    "Rival",
     "Saved",
     "Speed",
     "Study",

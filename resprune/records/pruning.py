@@ -29,6 +29,7 @@ class PrunePlan:
         speed: How much faster its network is; None where it was not measured.
         drop: What its network costs once it is brought back; None where that was not limited.
         order: The removed blocks in the order in which they were found; empty where there is none.
+        rivals: Plans that were healed for a while, the one that the search found first; empty where none were.
     """
 
     rule: str
@@ -40,6 +41,7 @@ class PrunePlan:
     speed: Speed | None = None
     drop: Drop | None = None
     order: tuple[int, ...] = ()
+    rivals: tuple[Rival, ...] = ()
 
     @classmethod
     def without(
@@ -105,6 +107,21 @@ class Alternative:
     removed: tuple[int, ...]
     divergence: float
     macs: int
+
+
+@dataclass(frozen=True)
+class Rival:
+    """What a short healing made of a plan.
+
+    Attributes:
+        removed: Block indices, ascending.
+        steps: Of the healing.
+        divergence: From the original after it, on the images that the healing holds out, in nats.
+    """
+
+    removed: tuple[int, ...]
+    steps: int
+    divergence: float
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resprune.plurals import counted
-from resprune.records import Drop, EpochRow, NetworkSummary, PruneOutcome, PrunePlan, Recipe, Recovery
+from resprune.records import Drop, EpochRow, NetworkSummary, PruneOutcome, PrunePlan, Recipe, Recovery, Rival
 from resprune.report.layout import FigureTable
 from resprune.report.wording import images_of, input_lines, number, percent, ranges, stage_of
 
@@ -40,6 +40,8 @@ def plan(chosen: PrunePlan, origin: NetworkSummary, result: NetworkSummary) -> R
     for other in chosen.beside:
         own = f"{other.method} instead: {_indices(other.removed)}, {_change(origin.macs, other.macs)}"
         grid.add_row("beside", f"{own}, divergence {other.divergence:.3g} nats")
+    for index, rival in enumerate(chosen.rivals):
+        grid.add_row("" if index else "tried", f"{_indices(rival.removed)}: {_healed(rival)}")
     return grid
 
 
@@ -94,9 +96,14 @@ def _length(recipe: Recipe) -> str:
 
 
 def candidate(chosen: PrunePlan) -> str:
-    """Return what removing some blocks costs, one of several numbers that are tried."""
+    """Return what removing some blocks costs, one of several plans that are tried."""
     lost = "" if chosen.drop is None else f": {_cost(chosen.drop)}"
+    lost += "".join(f": {_healed(rival)}" for rival in chosen.rivals)
     return f"Tried: {_without(chosen.removed)}{lost}"
+
+
+def _healed(rival: Rival) -> str:
+    return f"{rival.divergence:.3g} nats from the original after {rival.steps} steps of healing"
 
 
 def control(kind: str, seed: int, removed: tuple[int, ...]) -> str:

@@ -68,6 +68,7 @@ def plan(chosen: PrunePlan) -> dict[str, Any]:
         "speed": None if chosen.speed is None else asdict(chosen.speed),
         "drop": None if chosen.drop is None else asdict(chosen.drop),
         "beside": [asdict(other) | {"removed": list(other.removed)} for other in chosen.beside],
+        "rivals": [asdict(other) | {"removed": list(other.removed)} for other in chosen.rivals],
     }
 
 

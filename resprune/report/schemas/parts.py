@@ -125,6 +125,7 @@ PARTS: dict[str, Schema] = {
             "beside": array(
                 record({"method": TEXT, "removed": array(INDEX), "divergence": DIVERGENCE, "macs": MACS})
             ),
+            "rivals": array(record({"removed": array(INDEX), "steps": INDEX, "divergence": DIVERGENCE})),
         },
         "Which blocks go, and why.",
     ),
