@@ -30,7 +30,7 @@ def main() -> None:
         "--by-divergence", action="store_true", help="choose blocks by what is left before any compensation"
     )
     parser.add_argument(
-        "--no-rivals", action="store_true", help="take the blocks that the search found, without short healings"
+        "--rivals", type=int, default=3, help="plans with one block exchanged, healed for a while"
     )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the healing")
     parser.add_argument("--threads", type=int, default=1)
@@ -46,7 +46,8 @@ def main() -> None:
         options.data,
         budget,
         recover=not options.by_divergence,
-        heal=None if options.no_rivals else heal,
+        heal=heal,
+        heal_rivals=options.rivals,
         device=options.device,
         tell=lambda candidate: print(f"# {candidate.plan.rivals[-1]}", flush=True),
     )

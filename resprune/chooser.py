@@ -52,6 +52,7 @@ class Chooser:
         price: What each block's removal is worth, positive; decides between blocks.
         judge: Labelled images that a drop is measured on; needed for one.
         restoration: What is done to a network before its accuracy counts.
+        rivals: How many exchanges of a block are healed for a while, where there is a healing.
         tell: Told of every candidate whose accuracy was measured, or that was healed for a while.
     """
 
@@ -63,6 +64,7 @@ class Chooser:
     price: Sequence[float]
     judge: Batches | None
     restoration: Restoration
+    rivals: int
     tell: Callable[[Candidate], None]
 
     @property
@@ -116,6 +118,7 @@ class Chooser:
             images=self._seen,
             compensated=self.compensated,
             restoration=self.restoration,
+            count=self.rivals,
             tell=lambda plan: self.tell(Candidate(plan)),
         )
 

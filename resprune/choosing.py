@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from resprune.allowance import Allowance, Clock
-from resprune.arguments import check_type
+from resprune.arguments import check_count, check_type
 from resprune.chain import ResidualChain
 from resprune.checks import check_chain
 from resprune.chooser import Candidate, Chooser
 from resprune.data import CHOICE_FIRST
 from resprune.errors import DataError, UsageError
+from resprune.exchange import RIVALS
 from resprune.latency import block_prices, images_to_time, measure
 from resprune.reading import Data, Progress, batches_for, silent
 from resprune.records import Budget, DataSummary, Method, PrunePlan, Recipe, Speed
@@ -44,6 +45,7 @@ def choose_for(
     recover: bool = True,
     heal: Recipe | None = None,
     heal_rounds: int = 1,
+    heal_rivals: int = RIVALS,
     split: str | None = None,
     samples: int = CHOICE_IMAGES,
     seed: int = 0,
@@ -65,8 +67,10 @@ def choose_for(
         method: Which blocks may go: see `resprune.sensitivity.removals`.
         recover: Choose blocks, and judge their loss, as after compensation.
         heal: Judge a loss after healing by this recipe too, which is done for every number of removals that is
-            tried. Without a limit on the loss a few plans are healed for a while: see `resprune.exchange`.
+            tried.
         heal_rounds: See `resprune.prune`.
+        heal_rivals: Where no loss is limited: how many plans with one block exchanged are healed for a while,
+            and the best taken; 0 for none. See `resprune.exchange`.
         split: By default validation, else train.
         samples: Use so many images at most.
         seed: Of everything drawn.
@@ -86,6 +90,7 @@ def choose_for(
     check_type("budget", budget, Budget, "for example resprune.Budget(macs=0.6)")
     if heal is not None:
         check_type("heal", heal, Recipe, 'for example resprune.RECIPES["heal"]')
+    check_count("heal_rivals", heal_rivals, 0)
     if not budget:
         raise UsageError("no budget given", hint="for example --target-macs 0.6, or --max-drop 0.5")
     allowance = Allowance(chain, budget, None if budget.speedup is None else _clock(chain, latency_batch, seed))
@@ -103,7 +108,7 @@ def choose_for(
     restoration = Restoration(chain, None, None, seed, progress)
     judge, others, seen = None, images, images.summary
     # With a limit on the drop the images that rivals would be judged on are those that judge the drop.
-    rivals = heal is not None and method == "surgical" and budget.max_drop is None
+    rivals = heal is not None and heal_rivals and method == "surgical" and budget.max_drop is None
     if rivals or budget.max_drop is not None:
         restoration = Restoration.open(
             chain,
@@ -129,6 +134,7 @@ def choose_for(
         price=_prices(chain, budget, latency_batch, seed),
         judge=judge,
         restoration=restoration,
+        rivals=heal_rivals,
         tell=tell,
     )
     best = chooser.choose() if plan is None else chooser.judged(allowance.confirmed(plan))

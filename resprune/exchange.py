@@ -24,7 +24,7 @@ from resprune.sensitivity import divergence_without
 from resprune.surgery import remove_blocks
 
 RIVALS = 3
-"""How many plans are healed for a while, besides the one that the search found."""
+"""How many plans are healed for a while by default, besides the one that the search found."""
 SHARE = 10
 """That takes one step in so many of the healing's."""
 FEWEST_STEPS = 50
@@ -42,6 +42,7 @@ class Exchange:
         images: That removals are tried on.
         compensated: See `resprune.sensitivity.removals`.
         restoration: What a network is brought back with, and a healing of full length.
+        count: How many rivals are healed for a while, besides the plan that the search found.
         tell: Told of every plan that was healed for a while, in its ``rivals``.
     """
 
@@ -49,6 +50,7 @@ class Exchange:
     images: Sequence[Tensor]
     compensated: bool
     restoration: Restoration
+    count: int
     tell: Callable[[PrunePlan], None]
 
     @property
@@ -59,15 +61,15 @@ class Exchange:
     def improved(self, plan: PrunePlan) -> PrunePlan:
         """Return the plan, or a rival that heals better, with what was tried in its ``rivals``.
 
-        The plan is returned as it is where the healing is too short, holds out no images to judge on, or no
-        other block may go.
+        The plan is returned as it is where no rivals are wished for, the healing is too short or holds out no
+        images to judge on, or no other block may go.
 
         Args:
             plan: That keeps to the allowance.
         """
-        if self._short is None or not plan.removed:
+        if not self.count or not plan.removed or self._short is None:
             return plan
-        rivals = list(islice(self._allowed(plan), RIVALS))
+        rivals = list(islice(self._allowed(plan), self.count))
         if not rivals:
             return plan
         own = self._healed(plan)

@@ -16,6 +16,7 @@ import resprune
 from resprune import exchange
 from resprune.allowance import Allowance
 from resprune.chain import ResidualChain
+from resprune.errors import UsageError
 from resprune.exchange import Exchange
 from resprune.judging import Judge
 from resprune.pipeline import Choice
@@ -62,7 +63,7 @@ def test_rivals_differ_by_one_block_and_keep_the_budget(chain: ResidualChain, im
     ).plan
     first, *others = plan.rivals
     assert first.removed == chosen(chain, images, heal=None).plan.removed
-    assert len(others) == exchange.RIVALS
+    assert len(others) == exchange.RIVALS == 3  # the command's default
     assert len({rival.removed for rival in plan.rivals}) == len(plan.rivals)
     allowance = Allowance(chain, BUDGET)
     for rival in others:
@@ -144,6 +145,7 @@ def test_what_is_too_slow_is_no_rival(
         (BUDGET, {"heal": replace(HEAL, steps=19)}),  # whose rivals would have one step
         (BUDGET, {"heal": replace(HEAL, hold_out=0.0)}),  # nothing to judge on
         (BUDGET, {"method": "stagewise"}),
+        (BUDGET, {"heal_rivals": 0}),
         (Budget(macs=0.7, max_drop=100), {}),  # the drop is judged on images that choose nothing
         (Budget(macs=0.9999, parameters=0.9999, max_drop=None), {"method": "tail"}),
     ],
@@ -152,6 +154,12 @@ def test_where_there_are_no_rivals(
     budget: Budget, options: dict[str, Any], chain: ResidualChain, images: Path
 ) -> None:
     assert chosen(chain, images, budget, **options).plan.rivals == ()
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, True])
+def test_the_number_of_rivals_is_whole(count: Any, chain: ResidualChain, images: Path) -> None:
+    with pytest.raises(UsageError, match=f"^heal_rivals must be (a whole number|at least 0), got {count!r}$"):
+        chosen(chain, images, heal_rivals=count)
 
 
 def test_a_short_healing_has_no_rivals_and_original_outputs_are_computed_once(
@@ -175,14 +183,14 @@ def test_a_short_healing_has_no_rivals_and_original_outputs_are_computed_once(
 def test_the_command_tells_what_was_tried(cifar_file: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ("prune", cifar_file, "--data", images, "--target-macs", 0.7, "--heal-steps", 20)
-    words += ("--batch-size", 16, "--heal-precision", "fp32", "--device", "cpu")
+    words += ("--heal-rivals", 1, "--batch-size", 16, "--heal-precision", "fp32", "--device", "cpu")
     result = run(*words, "--out", out, "--json")
     assert result.exit_code == 0, result.output
     plan = json.loads(result.stdout)["plan"]
-    assert len(plan["rivals"]) == 4
+    assert len(plan["rivals"]) == 2
     lines = [line for line in result.stderr.splitlines() if line.startswith("Tried: without block")]
-    assert len(lines) == 4
+    assert len(lines) == 2
     assert all(" nats from the original after 2 steps of healing" in line for line in lines)
     shown = " ".join(run(*words, "--dry-run").stdout.split())
-    assert shown.count("after 2 steps of healing") >= 4
+    assert shown.count("after 2 steps of healing") >= 2
     assert " tried block" in shown

@@ -72,6 +72,13 @@ PRUNE = [
     ),
     (["--frontier", "--control-seeds", 9], "--control-seeds is of a network that is written"),
     (["--frontier", "--heal", 1, "--heal-rounds", 2], "--heal-rounds is of a network that is written"),
+    (["--frontier", "--heal", 1, "--heal-rivals", 2], "--heal-rivals is of a network that is written"),
+    (["--depth", 3, "--heal", 1, "--heal-rivals", 2], "--heal-rivals is of blocks that a budget chooses, and"),
+    (["--target-macs", 0.5, "--heal-rivals", 2], "--heal-rivals is of a healing, and there is none"),
+    (
+        ["--target-macs", 0.5, "--max-drop", 1, "--heal", 1, "--heal-rivals", 2],
+        "--heal-rivals is of budgets without --max-drop, with which every plan is healed in full",
+    ),
 ]
 
 

@@ -97,6 +97,9 @@ def prune(
     heal_rounds: Annotated[
         int, absent("Remove the blocks in N parts, and recover and heal after each.", "N", min=1)
     ] = 1,
+    heal_rivals: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Heal N plans with one block exchanged for a while first.")
+    ] = 3,
     control: Annotated[
         list[str] | None,
         absent("Compare with: random (as many blocks), scratch (the same shape, untrained).", "KIND"),
@@ -140,6 +143,8 @@ def prune(
             frontier=frontier,
             named=any(value is not None for value in named.values()),
             timed=speedup is not None,
+            limited=max_drop is not None,
+            heals=heal is not None or heal_steps is not None,
             controlled=bool(control),
         )
         asked = {"epochs": heal, "steps": heal_steps, "rate": heal_rate, "precision": heal_precision}
@@ -180,6 +185,7 @@ def prune(
             recover=recover is not False,
             heal=recipe,
             heal_rounds=heal_rounds,
+            heal_rivals=heal_rivals,
             method=wishes.method(method),
             latency_batch=latency_batch,
             split=split,
