@@ -57,7 +57,7 @@ def main() -> None:
         options.data,
         heal=heal,
         controls=("random",) if options.seeds else (),
-        control_seeds=options.seeds,
+        control_seeds=max(1, options.seeds),
         device=options.device,
         on_epoch=lambda row: print(f"# epoch {row.epoch}, {row.seconds:.0f} s", flush=True),
     ).outcome

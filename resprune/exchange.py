@@ -29,8 +29,8 @@ SHARE = 10
 """That takes one step in so many of the healing's."""
 FEWEST_STEPS = 50
 """But no fewer, which would not tell plans apart: a healing shorter than `SHARE` times that has no rivals."""
-MARGIN = 0.95
-"""A rival takes the plan's place where it diverges less than this times as much: the plan's cut is gentler."""
+MARGIN = 1.1
+"""Of plans that diverge by at most this times the least, the one goes that looked best in trials."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,12 @@ class Exchange:
             return plan
         own = self._healed(plan)
         tried = [self._healed(_exchanged(plan, *pair)) for pair in rivals]
-        best = min(range(len(tried)), key=lambda index: tried[index].divergence)
         told = (own, *tried)
-        if not tried[best].divergence < MARGIN * own.divergence:
-            return replace(plan, rivals=told)
-        return replace(self._explained(plan, rivals[best], own, tried[best]), rivals=told)
+        least = min(rival.divergence for rival in told)
+        first = next(turn for turn, rival in enumerate(told) if rival.divergence <= MARGIN * least)
+        if first:
+            plan = self._explained(plan, rivals[first - 1], own, told[first])
+        return replace(plan, rivals=told)
 
     @cached_property
     def _short(self) -> Restoration | None:
@@ -129,6 +130,7 @@ class Exchange:
         if restored.steps:
             _, last = restored.steps[-1]
             divergence = last.after if last.kept else last.before
+            divergence = math.inf if math.isnan(divergence) else divergence  # of logits that are not finite
         rival = Rival(plan.removed, self._short.healer.steps, divergence)
         self.tell(replace(plan, rivals=(rival,)))
         return rival

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,8 +21,20 @@ import resprune
 from resprune import choosing, pipeline, trajectory
 from resprune.chain import ResidualChain
 from resprune.errors import BudgetError, DataError, UsageError
-from resprune.records import Budget, Drop, Evaluation, Latency, Method, PrunePlan, Removal
+from resprune.records import (
+    Alternative,
+    Budget,
+    Drop,
+    Evaluation,
+    Latency,
+    Method,
+    PrunePlan,
+    Recovery,
+    Removal,
+    Rival,
+)
 from resprune.report import pruning as report
+from resprune.report.results import prunings
 from resprune.selection import surgical
 from resprune.surgery import remove_blocks
 
@@ -296,6 +309,22 @@ def test_the_command_takes_a_named_wish_and_a_budget_together(
 def test_what_a_plan_costs_is_said_in_words(removed: tuple[int, ...], points: float, told: str) -> None:
     plan = replace(PrunePlan.without(removed, 4, "any"), drop=Drop(points, 200))
     assert report.candidate(plan) == told
+
+
+def test_outputs_that_are_not_finite_have_no_divergence_in_json() -> None:
+    rivals = (Rival((1,), 50, math.inf), Rival((2,), 50, 0.25))
+    beside = (Alternative("tail", (3,), math.inf, 9),)
+    plan = replace(PrunePlan.without([1], 4, "any"), divergence=math.inf, rivals=rivals, beside=beside)
+    told = prunings.plan(plan)
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert told["divergence"] is None
+    assert told["rivals"] == [
+        {"removed": [1], "steps": 50, "divergence": None},
+        {"removed": [2], "steps": 50, "divergence": 0.25},
+    ]
+    assert told["beside"] == [{"method": "tail", "removed": [3], "divergence": None, "macs": 9}]
+    tried = Recovery("healing", "train", 9, 3, math.nan, 0.5, kept=True, removed=1)
+    assert prunings.recovery(tried)["divergence"] == {"before": None, "after": 0.5}
 
 
 @given(st.permutations(range(8)), st.integers(0, 8))

@@ -92,7 +92,7 @@ def test_a_rival_is_judged_on_what_its_healing_made(chain: ResidualChain, images
 def test_the_rival_that_heals_best_takes_the_place(
     chain: ResidualChain, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Exchange, "_healed", scripted(0.5, 0.4, 0.2, 0.3))
+    monkeypatch.setattr(Exchange, "_healed", scripted(0.5, 0.4, 0.2, 0.19))  # the last by less than a tenth
     before = chosen(chain, images, heal=None).plan
     after = chosen(chain, images).plan
     assert after.rivals[0] == Rival(before.removed, 2, 0.5)
@@ -111,7 +111,7 @@ def test_the_rival_that_heals_best_takes_the_place(
 
 
 @pytest.mark.usefixtures("_soon")
-@pytest.mark.parametrize("own", [0.104, 0.0, float("inf")])
+@pytest.mark.parametrize("own", [0.109, 0.0, float("inf")])
 def test_the_plan_stays_where_no_rival_is_clearly_better(
     own: float, chain: ResidualChain, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
-from resprune.records import DataSummary, Figures, Frontier, NetworkSummary, PruneOutcome, PrunePlan, Recovery
+from resprune.records import (
+    Alternative,
+    DataSummary,
+    Figures,
+    Frontier,
+    NetworkSummary,
+    PruneOutcome,
+    PrunePlan,
+    Recovery,
+    Rival,
+)
 from resprune.report.results import parts
 
 
@@ -64,12 +75,21 @@ def plan(chosen: PrunePlan) -> dict[str, Any]:
         "depth": chosen.depth,
         "reasons": list(chosen.reasons),
         "order": list(chosen.order),
-        "divergence": chosen.divergence,
+        "divergence": _finite(chosen.divergence),
         "speed": None if chosen.speed is None else asdict(chosen.speed),
         "drop": None if chosen.drop is None else asdict(chosen.drop),
-        "beside": [asdict(other) | {"removed": list(other.removed)} for other in chosen.beside],
-        "rivals": [asdict(other) | {"removed": list(other.removed)} for other in chosen.rivals],
+        "beside": [_other(own) for own in chosen.beside],
+        "rivals": [_other(own) for own in chosen.rivals],
     }
+
+
+def _other(plan: Alternative | Rival) -> dict[str, Any]:
+    return asdict(plan) | {"removed": list(plan.removed), "divergence": _finite(plan.divergence)}
+
+
+def _finite(nats: float | None) -> float | None:
+    """Return a divergence; JSON has no number for that of outputs that are not finite."""
+    return nats if nats is not None and math.isfinite(nats) else None
 
 
 def recovery(tried: Recovery) -> dict[str, Any]:
@@ -80,7 +100,7 @@ def recovery(tried: Recovery) -> dict[str, Any]:
         "split": tried.split,
         "images": tried.images,
         "held_out": tried.held_out,
-        "divergence": {key: getattr(tried, key) if measured else None for key in ("before", "after")},
+        "divergence": {key: _finite(getattr(tried, key)) if measured else None for key in ("before", "after")},
         "kept": tried.kept,
         "removed": tried.removed,
         "figures": None if tried.figures is None else parts.figures(tried.figures),

@@ -123,9 +123,13 @@ PARTS: dict[str, Schema] = {
                 record({"points": number("Of accuracy lost on held-out images."), "samples": INDEX})
             ),
             "beside": array(
-                record({"method": TEXT, "removed": array(INDEX), "divergence": DIVERGENCE, "macs": MACS})
+                record(
+                    {"method": TEXT, "removed": array(INDEX), "divergence": or_null(DIVERGENCE), "macs": MACS}
+                )
             ),
-            "rivals": array(record({"removed": array(INDEX), "steps": INDEX, "divergence": DIVERGENCE})),
+            "rivals": array(
+                record({"removed": array(INDEX), "steps": INDEX, "divergence": or_null(DIVERGENCE)})
+            ),
         },
         "Which blocks go, and why.",
     ),
