@@ -52,7 +52,7 @@ class Chooser:
         price: What each block's removal is worth, positive; decides between blocks.
         judge: Labelled images that a drop is measured on; needed for one.
         restoration: What is done to a network before its accuracy counts.
-        rivals: How many exchanges of a block are healed for a while, where there is a healing.
+        rivals: How many plans with one block exchanged are healed for a while; 0 for none.
         tell: Told of every candidate whose accuracy was measured, or that was healed for a while.
     """
 
@@ -88,9 +88,7 @@ class Chooser:
                 if removal is None:
                     raise self._too_slow(found)
                 found.append(removal)
-            plan = self._plan(found)
-            if self.judge is None and self.method == "surgical":  # with one, its images would choose
-                plan = self._exchange.improved(plan)
+            plan = self._exchange.improved(self._plan(found))
             best = self.judged(replace(plan, speed=self.allowance.told_speed(plan.removed)))
         return replace(best, plan=replace(best.plan, beside=self._beside(best.plan)))
 

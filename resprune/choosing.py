@@ -108,7 +108,8 @@ def choose_for(
     restoration = Restoration(chain, None, None, seed, progress)
     judge, others, seen = None, images, images.summary
     # With a limit on the drop the images that rivals would be judged on are those that judge the drop.
-    rivals = heal is not None and heal_rivals and method == "surgical" and budget.max_drop is None
+    compares = heal is not None and method == "surgical" and budget.max_drop is None
+    rivals = heal_rivals if compares else 0
     if rivals or budget.max_drop is not None:
         restoration = Restoration.open(
             chain,
@@ -134,7 +135,7 @@ def choose_for(
         price=_prices(chain, budget, latency_batch, seed),
         judge=judge,
         restoration=restoration,
-        rivals=heal_rivals,
+        rivals=rivals,
         tell=tell,
     )
     best = chooser.choose() if plan is None else chooser.judged(allowance.confirmed(plan))

@@ -43,7 +43,8 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def chosen(chain: ResidualChain, images: Path, budget: Budget = BUDGET, **options: Any) -> Choice:
-    return resprune.choose_for(chain, images, budget, **{"heal": HEAL, "device": "cpu", **options})
+    wishes = {"heal": HEAL, "recover": False, "device": "cpu", **options}
+    return resprune.choose_for(chain, images, budget, **wishes)
 
 
 def scripted(*divergences: float) -> Callable[[Exchange, PrunePlan], Rival]:
@@ -58,11 +59,12 @@ def test_rivals_differ_by_one_block_and_keep_the_budget(chain: ResidualChain, im
     plan = chosen(
         chain,
         images,
+        recover=True,
         tell=lambda candidate: told.append(candidate.plan),
         on_epoch=lambda row: epochs.append(row.epoch),
     ).plan
     first, *others = plan.rivals
-    assert first.removed == chosen(chain, images, heal=None).plan.removed
+    assert first.removed == chosen(chain, images, recover=True, heal=None).plan.removed
     assert len(others) == exchange.RIVALS == 3  # the command's default
     assert len({rival.removed for rival in plan.rivals}) == len(plan.rivals)
     allowance = Allowance(chain, BUDGET)
@@ -74,7 +76,7 @@ def test_rivals_differ_by_one_block_and_keep_the_budget(chain: ResidualChain, im
     assert plan.removed in {rival.removed for rival in plan.rivals}
     assert [told_of.rivals[0] for told_of in told] == list(plan.rivals)
     assert epochs == []  # those of trials are not those of the healing
-    assert chosen(chain, images).plan == plan
+    assert chosen(chain, images, recover=True).plan == plan
 
 
 @pytest.mark.usefixtures("_soon")
@@ -83,7 +85,8 @@ def test_a_rival_is_judged_on_what_its_healing_made(chain: ResidualChain, images
     short = replace(HEAL, steps=2)
     for rival in plan.rivals:
         named = resprune.select(remove=rival.removed, blocks=chain.depth)
-        tried = resprune.prune(chain, named, images, heal=short, device="cpu").outcome.recovered[-1]
+        pruned = resprune.prune(chain, named, images, recover=False, heal=short, device="cpu")
+        tried = pruned.outcome.recovered[-1]
         assert tried.kind == "healing"
         assert rival.divergence == pytest.approx(tried.after if tried.kept else tried.before, rel=1e-6)
 
@@ -176,14 +179,24 @@ def test_a_short_healing_has_no_rivals_and_original_outputs_are_computed_once(
 
     monkeypatch.setattr(Judge, "__init__", counted)
     assert len(chosen(chain, images).plan.rivals) == 4
-    assert len(made) == 2  # one for what is fitted, one for what is healed
+    assert len(made) == 1
 
 
 @pytest.mark.usefixtures("_soon")
 def test_the_command_tells_what_was_tried(cifar_file: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ("prune", cifar_file, "--data", images, "--target-macs", 0.7, "--heal-steps", 20)
-    words += ("--heal-rivals", 1, "--batch-size", 16, "--heal-precision", "fp32", "--device", "cpu")
+    words += (
+        "--no-recover",
+        "--heal-rivals",
+        1,
+        "--batch-size",
+        16,
+        "--heal-precision",
+        "fp32",
+        "--device",
+        "cpu",
+    )
     result = run(*words, "--out", out, "--json")
     assert result.exit_code == 0, result.output
     plan = json.loads(result.stdout)["plan"]
