@@ -98,7 +98,12 @@ def prune(
         int, absent("Remove the blocks in N parts, and recover and heal after each.", "N", min=1)
     ] = 1,
     heal_rivals: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Heal N plans with one block exchanged for a while first.")
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Before, heal N plans with one block exchanged for a tenth as long; take the best.",
+        ),
     ] = 3,
     control: Annotated[
         list[str] | None,
