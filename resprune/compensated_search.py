@@ -12,9 +12,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from resprune.chain import ResidualChain
 from resprune.lines import Line
 from resprune.refit import Moments, at, some_pixels
-from resprune.search import SHARE, Search, Trial
+from resprune.search import SHARE, OnPass, Search, Trial, ignore
 
 _Targets = list[tuple[Tensor, Tensor]]
 """For every piece of a line: pixels (p,), and sums (n, p, c) that it should have there."""
@@ -218,6 +219,21 @@ class CompensatedSearch(Search):
     def _steps(self) -> dict[int, nn.Module]:
         parts = enumerate(self.chain.parts)
         return {i: part.step() for i, part in parts if part.branch is not None and not part.step_is_trivial}
+
+
+def search_for(
+    chain: ResidualChain, images: Sequence[Tensor], *, compensated: bool, seed: int, on_pass: OnPass = ignore
+) -> Search:
+    """Return what tries removals, each made up for or not.
+
+    Args:
+        chain: In eval mode; left as it is.
+        images: Batches (n, c, h, w), preprocessed.
+        compensated: Whether a removal is judged after fits that make up for it.
+        seed: Of what is drawn.
+        on_pass: Told what was computed.
+    """
+    return (CompensatedSearch if compensated else Search)(chain, images, seed, on_pass)
 
 
 def _fit(

@@ -7,19 +7,18 @@ that fits make up for alike, some heal to much less divergence than others, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 
 from torch import Tensor
 
 from resprune.allowance import Allowance
 from resprune.chain import ResidualChain
-from resprune.compensated_search import CompensatedSearch
+from resprune.compensated_search import search_for
 from resprune.records import PrunePlan, Rival
 from resprune.restoration import Restoration
-from resprune.search import Search
 from resprune.sensitivity import divergence_without
 from resprune.surgery import remove_blocks
 
@@ -61,13 +60,13 @@ class Exchange:
     def improved(self, plan: PrunePlan) -> PrunePlan:
         """Return the plan, or a rival that heals better, with what was tried in its ``rivals``.
 
-        The plan is returned as it is where no rivals are wished for, the healing is too short or holds out no
-        images to judge on, or no other block may go.
+        The plan is returned as it is where no rivals are wished for, it loses nothing, the healing is too short
+        or holds out no images to judge on, or no other block may go.
 
         Args:
             plan: That keeps to the allowance.
         """
-        if not self.count or not plan.removed or self._short is None:
+        if not self.count or not plan.divergence or self._short is None:
             return plan
         rivals = list(islice(self._allowed(plan), self.count))
         if not rivals:
@@ -105,8 +104,7 @@ class Exchange:
         All blocks are tried in the place of the one that went last; in the place of the others those that
         looked best there, as many as a step of the search tries.
         """
-        kind = CompensatedSearch if self.compensated else Search
-        search = kind(self.chain, self.images, self.restoration.seed, lambda passes: None)
+        search = search_for(self.chain, self.images, compensated=self.compensated, seed=self.restoration.seed)
         looks, found = dict[int, float](), dict[tuple[int, int], float]()
         for stays in reversed(plan.order or plan.removed):
             others = set(plan.removed) - {stays}
@@ -116,7 +114,7 @@ class Exchange:
             if looks:
                 ranked = sorted(small, key=lambda k: (looks.get(k, math.inf), k))
                 small = search.affordable(others, ranked, search.effort)
-            decides = search.within_memory(partial(_decides, search, others, small))
+            _, decides = search.compare(others, small, search.rough_every)
             looks = looks or decides
             found |= {(goes, stays): value for goes, value in decides.items()}
         return sorted(found, key=lambda pair: (found[pair], pair))
@@ -161,9 +159,3 @@ def _exchanged(plan: PrunePlan, goes: int, stays: int) -> PrunePlan:
     order = tuple(goes if k == stays else k for k in plan.order)
     new = PrunePlan.without(removed, len(plan.removed) + len(plan.kept), plan.rule)
     return replace(plan, removed=new.removed, kept=new.kept, order=order)
-
-
-def _decides(search: Search, removed: Collection[int], candidates: Collection[int]) -> dict[int, float]:
-    """Return what decides between removals, on a part of the images."""
-    tried = search.try_each(removed, candidates, search.rough_every)
-    return search.weigh(removed, tried)

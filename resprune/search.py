@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar, TypeVar
 
 import torch
@@ -31,6 +31,10 @@ is sure and wrong, which are too few to rank sets of blocks by."""
 T = TypeVar("T")
 OnPass = Callable[[float], None]
 """Called with what was computed, in forward passes of the whole network over all images."""
+
+
+def ignore(passes: float) -> None:
+    """Be told of a pass where nobody counts them."""
 
 
 def gated(block: Block, x: Tensor, gate: Tensor | float) -> Tensor:
@@ -265,6 +269,13 @@ class Search:
     def weigh(self, removed: Collection[int], tried: Mapping[int, Trial]) -> dict[int, float]:
         """Return what decides between removals that were tried: here their divergence."""
         return {k: trial.divergence for k, trial in tried.items()}
+
+    def compare(
+        self, removed: Collection[int], candidates: Collection[int], every: int = 1
+    ) -> tuple[dict[int, Trial], dict[int, float]]:
+        """Return trials as `try_each` does, and what decides between them."""
+        tried = self.within_memory(partial(self.try_each, removed, candidates, every))
+        return tried, self.within_memory(partial(self.weigh, removed, tried))
 
     def settle(self, k: int, removed: Collection[int]) -> None:
         """Let a block go that was tried; ``removed`` are those that went before."""

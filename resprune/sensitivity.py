@@ -27,11 +27,11 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from resprune.chain import ResidualChain
-from resprune.compensated_search import CompensatedSearch
+from resprune.compensated_search import search_for
 from resprune.errors import DataError, UsageError
 from resprune.records import Method, Removal
 from resprune.savings import savings
-from resprune.search import OnPass, Search
+from resprune.search import OnPass, Search, ignore
 
 Until = Callable[[tuple[Removal, ...]], bool]
 """Given the removals so far: whether they are enough."""
@@ -79,7 +79,7 @@ def removals(
     effort: float | None = None,
     rank: Literal["trials", "gates"] = "trials",
     seed: int = 0,
-    on_pass: OnPass | None = None,
+    on_pass: OnPass = ignore,
 ) -> Iterator[Removal]:
     """Yield the blocks to remove, in turn and when asked: each adds least divergence to those before it.
 
@@ -115,8 +115,7 @@ def removals(
         raise UsageError(f"the prices must be {chain.depth} positive numbers, one for each block, got {price}")
     if not sum(map(len, images)):
         raise DataError("no images to choose blocks on")
-    kind = CompensatedSearch if compensated else Search
-    search = kind(chain, images, seed, on_pass or (lambda passes: None))
+    search = search_for(chain, images, compensated=compensated, seed=seed, on_pass=on_pass)
     going = _Elimination(
         search,
         worth=[float(p) for p in (savings(chain) if price is None else price)],
@@ -145,7 +144,7 @@ def divergence_without(
         compensated: See `removals`.
         seed: Of the pixels that fits look at.
     """
-    search = (CompensatedSearch if compensated else Search)(chain, images, seed, lambda passes: None)
+    search = search_for(chain, images, compensated=compensated, seed=seed)
     first, *others = sorted(blocks)
     return search.within_memory(lambda: search.try_each(others, [first]))[first].divergence
 
@@ -208,9 +207,7 @@ class _Elimination:
 
     def _tried(self, blocks: Sequence[int], every: int = 1) -> tuple[dict[int, float], dict[int, float]]:
         """Return the divergence with each block removed too, and what decides."""
-        search, removed = self.search, self.removed
-        trials = search.within_memory(partial(search.try_each, removed, blocks, every))
-        decides = search.within_memory(partial(search.weigh, removed, trials))
+        trials, decides = self.search.compare(self.removed, blocks, every)
         self.guess.update({k: value - self.decided for k, value in decides.items()})
         return {k: trial.divergence for k, trial in trials.items()}, decides
 

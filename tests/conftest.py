@@ -14,10 +14,11 @@ from PIL import Image
 from torch import nn
 
 from resprune import families
-from resprune.chain import ResidualChain, assemble
+from resprune.chain import Block, ResidualChain, assemble
 from resprune.exporting import readback, verifying
 from resprune.families import preact
 from resprune.records import Architecture, Origin, Preprocessing
+from resprune.stage_cost import vanishing_group
 from resprune.trajectory import Batch
 
 # For the commands that tests start: with a process on every core, two threads each are far slower than one.
@@ -138,6 +139,17 @@ def make_images(chain: ResidualChain, count: int, seed: int = 1) -> torch.Tensor
     """Return random input for a chain."""
     shape = (count, chain.preprocessing.channels, 32, 32)
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def switch_off(block: Block) -> None:
+    """Let a block's branch give exactly zero."""
+    with torch.no_grad():
+        for parameter in vanishing_group(block):
+            parameter.zero_()
+        for layer in block.branch:
+            if isinstance(layer, nn.BatchNorm2d) and not layer.weight.any():
+                assert layer.running_mean is not None
+                layer.running_mean.zero_()
 
 
 def divergence(chain: ResidualChain, other: ResidualChain, batches: Iterable[Batch]) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from commands import run
-from conftest import ARCHITECTURES, make_chain
+from conftest import ARCHITECTURES, make_chain, switch_off
 
 import resprune
 from resprune import exchange
@@ -157,6 +157,19 @@ def test_where_there_are_no_rivals(
     budget: Budget, options: dict[str, Any], chain: ResidualChain, images: Path
 ) -> None:
     assert chosen(chain, images, budget, **options).plan.rivals == ()
+
+
+@pytest.mark.usefixtures("_soon")
+def test_a_plan_that_loses_nothing_has_no_rivals(
+    chain: ResidualChain, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Exchange, "_healed", scripted())
+    for block in chain.blocks[1:3]:
+        switch_off(block)
+    plan = chosen(chain, images, Budget(macs=0.99)).plan
+    assert plan.removed
+    assert plan.divergence == 0
+    assert plan.rivals == ()
 
 
 @pytest.mark.parametrize("count", [-1, 1.5, True])

@@ -79,6 +79,10 @@ PRUNE = [
         ["--target-macs", 0.5, "--max-drop", 1, "--heal", 1, "--heal-rivals", 2],
         "--heal-rivals is of budgets without --max-drop, with which every plan is healed in full",
     ),
+    (
+        ["--target-macs", 0.5, "--method", "tail", "--heal", 1, "--heal-rivals", 2],
+        "--heal-rivals is of --method surgical: others have no block to exchange",
+    ),
 ]
 
 

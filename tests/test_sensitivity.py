@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from conftest import ARCHITECTURES, make_chain, make_images
-from torch import Tensor, nn
+from conftest import ARCHITECTURES, make_chain, make_images, switch_off
+from torch import Tensor
 from torch.nn import functional as F
 
 from resprune.chain import ResidualChain
@@ -17,7 +17,6 @@ from resprune.records import Architecture, Method, PrunePlan, Removal
 from resprune.savings import savings
 from resprune.search import FEWEST, SHARE, Search, Trial, gated
 from resprune.sensitivity import divergence_without, order_removals
-from resprune.stage_cost import vanishing_group
 from resprune.surgery import remove_blocks, skip_blocks
 
 Rank = Literal["trials", "gates"]
@@ -53,16 +52,6 @@ def greedy(chain: ResidualChain, images: Tensor, count: int, price: list[float] 
 def plan(chain: ResidualChain, removed: tuple[int, ...]) -> PrunePlan:
     kept = tuple(k for k in range(chain.depth) if k not in removed)
     return PrunePlan("test", tuple(sorted(removed)), kept)
-
-
-def zero(chain: ResidualChain, k: int) -> None:
-    with torch.no_grad():
-        for parameter in vanishing_group(chain.blocks[k]):
-            parameter.zero_()
-        for layer in chain.blocks[k].branch:
-            if isinstance(layer, nn.BatchNorm2d) and not layer.weight.any():
-                assert layer.running_mean is not None
-                layer.running_mean.zero_()
 
 
 @torch.inference_mode()
@@ -145,8 +134,8 @@ def test_slope_and_curvature_are_those_of_finite_differences(small: ResidualChai
 
 @pytest.mark.parametrize("rank", ["trials", "gates"])
 def test_zero_branches_go_first_and_free(small: ResidualChain, rank: Rank) -> None:
-    zero(small, 1)
-    zero(small, 5)
+    switch_off(small.blocks[1])
+    switch_off(small.blocks[5])
     passes: list[float] = []
     order = order_removals(small, [make_images(small, 4)], count=2, rank=rank, on_pass=passes.append)
     assert {r.index for r in order} == {1, 5}

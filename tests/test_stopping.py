@@ -148,6 +148,39 @@ def test_a_run_of_finetune_that_is_stopped_leaves_what_resuming_needs(
     assert "epochs 1 instead of 9999" in refusal(2, *words[:5], 1, *words[6:], "--out", out, "--resume")
 
 
+HANGING = """
+import atexit, os, signal, sys, threading, time
+from multiprocessing import get_context
+
+from resprune import cli, machine
+from resprune.cli import stopping
+
+def stop():
+    get_context("fork").Process(target=time.sleep, args=[99]).start()  # has our stderr
+    atexit.register(wait_for_ever)  # last, so it is first
+    signal.raise_signal(number)
+
+def wait_for_ever():
+    print("waiting", file=sys.stderr, flush=True)
+    threading.Event().wait()
+
+machine.environment = stop
+stopping.PATIENCE = 0.2
+number = int(sys.argv.pop())
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_program_that_was_stopped_ends_though_something_waits_at_its_end(number: signal.Signals) -> None:
+    command = [sys.executable, "-c", HANGING, "env", str(int(number))]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 128 + number, done.stderr
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    assert done.stderr.splitlines() == [f"resprune: {word}, nothing was written", "waiting"]
+
+
 LOST = """
 import os, socket, time
 from multiprocessing import resource_sharer

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import ARCHITECTURES, make_chain, make_images
+from conftest import ARCHITECTURES, make_chain, make_images, switch_off
 from test_exits import loop
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,7 +15,6 @@ from resprune.chain import ResidualChain
 from resprune.errors import ArchitectureError, DataError, ResPruneError
 from resprune.records import Trajectory
 from resprune.selection import select
-from resprune.stage_cost import vanishing_group
 from resprune.surgery import remove_blocks, skip_blocks
 from resprune.trajectory import Batch, evaluate, measure
 from resprune.verify import verify
@@ -86,12 +85,7 @@ def test_two_runs_are_equal(chain: ResidualChain, data: tuple[Tensor, Tensor]) -
 
 def test_zeroed_branch_has_exactly_no_effect(chain: ResidualChain, data: tuple[Tensor, Tensor]) -> None:
     # In the middle of the network: a whole stage still follows it.
-    with torch.no_grad():
-        for parameter in vanishing_group(chain.blocks[1]):
-            parameter.zero_()
-        norms = [layer for layer in chain.blocks[1].branch if isinstance(layer, torch.nn.BatchNorm2d)]
-        assert norms[-1].running_mean is not None
-        norms[-1].running_mean.zero_()
+    switch_off(chain.blocks[1])
     row = measure(chain, batches(data, 5)).rows[1]
     assert row.drop_change_relative == 0.0
     assert row.drop_agreement == 1.0

@@ -8,6 +8,11 @@ def main() -> None:
     # Until a command runs there is nothing to tidy up: Ctrl-C ends the program without a word.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from resprune.cli import stopping
     from resprune.cli.app import app
 
-    app()
+    try:
+        app()
+    except SystemExit as ended:
+        stopping.end_soon(ended.code)
+        raise

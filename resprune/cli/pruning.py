@@ -147,6 +147,7 @@ def prune(
         wishes.refuse_idle(
             frontier=frontier,
             named=any(value is not None for value in named.values()),
+            surgical=wishes.method(method) == "surgical",
             timed=speedup is not None,
             limited=max_drop is not None,
             heals=heal is not None or heal_steps is not None,

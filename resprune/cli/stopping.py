@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ from types import FrameType
 
 AGAIN = 0.5
 """Seconds after which a stop that got lost is made again."""
+PATIENCE = 5.0
+"""Seconds that a program that was stopped has for what Python and libraries do at its end."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -57,6 +61,28 @@ def stoppable() -> Iterator[None]:
         over.set()
         for number, handler in before.items():  # after a stop the last words are still to come
             signal.signal(number, signal.SIG_IGN if asked else handler)
+
+
+def end_soon(status: object) -> None:
+    """See that a program that was stopped ends, whatever waits at its end.
+
+    A stop may come between the taking of a lock and the block that gives it back, in a loader's queue for
+    example; what joins that queue's thread at the end of the program would wait for ever.
+
+    Args:
+        status: That the program ends with; of those that were not stopped nothing is done.
+    """
+    if status not in {128 + number for number in _SIGNALS}:
+        return
+
+    def end() -> None:
+        for process in multiprocessing.active_children():  # what reads their output would wait for them
+            process.kill()
+        os._exit(int(str(status)))
+
+    late = Timer(PATIENCE, end)
+    late.daemon = True
+    late.start()
 
 
 def _is_being_stopped(error: BaseException | None) -> bool:

@@ -36,13 +36,14 @@ def check_out(out: Path | None, force: bool) -> None:
 
 
 def refuse_idle(
-    *, frontier: bool, named: bool, timed: bool, limited: bool, heals: bool, controlled: bool
+    *, frontier: bool, named: bool, surgical: bool, timed: bool, limited: bool, heals: bool, controlled: bool
 ) -> None:
     """Refuse options that were typed and would do nothing.
 
     Args:
         frontier: Whether all depths are measured.
         named: Whether the blocks that go, or a tolerance, are named.
+        surgical: Whether blocks may go from anywhere.
         timed: Whether a speedup is wished for.
         limited: Whether the accuracy that is lost is.
         heals: Whether there is a healing.
@@ -54,11 +55,16 @@ def refuse_idle(
         rivals = "is of a healing, and there is none"
     elif limited:
         rivals = "is of budgets without --max-drop, with which every plan is healed in full"
+    elif not surgical and not named:
+        rivals = "is of --method surgical: others have no block to exchange"
     idle.refuse(
         {
             "test_split": (frontier, written),
             "heal_rounds": (frontier, written),
-            "heal_rivals": (frontier or named or limited or not heals, written if frontier else rivals),
+            "heal_rivals": (
+                frontier or named or limited or not heals or not surgical,
+                written if frontier else rivals,
+            ),
             "control_seeds": (frontier or not controlled, written if frontier else "is of --control"),
             "method": (named, "says which blocks may go for a budget, and they are named"),
             "latency_batch": (not frontier and not timed, "is of --speedup, and of --frontier"),
