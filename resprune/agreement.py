@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from resprune.divergence import kl
 from resprune.errors import ArchitectureError, DataError
-from resprune.records import Disagreement, Likeness, Outcomes
+from resprune.judging import outcomes_of, right_and_wrong
+from resprune.records import Disagreement, Likeness
 from resprune.trajectory import OnBatch, Tally
 
 Network = Callable[[Tensor], Tensor]
@@ -45,7 +46,7 @@ def likeness(
     same = seen = 0
     largest = difference = divergence = 0.0
     more = more_squared = 0.0  # sums of the second's losses minus the first's
-    hits = torch.zeros(2, 2, dtype=torch.int64)  # (first right, second right)
+    hits = torch.zeros(2, 2, dtype=torch.int64)
     listed: list[Disagreement] = []
     for own, other, labels in batches:
         a, b = first(own).cpu(), second(other).cpu()
@@ -59,8 +60,7 @@ def likeness(
         top_a, top_b = a.argmax(1), b.argmax(1)
         same += int((top_a == top_b).sum())
         if targets is not None:
-            pairs = 2 * (top_a == targets).long() + (top_b == targets).long()
-            hits += torch.bincount(pairs, minlength=4).view(2, 2)
+            hits += right_and_wrong(a, b, targets)
             loss_a, loss_b = (F.cross_entropy(own.double(), targets, reduction="none") for own in (a, b))
             added = loss_b - loss_a
             more, more_squared = more + float(added.sum()), more_squared + float(added.square().sum())
@@ -72,7 +72,6 @@ def likeness(
             on_batch(len(a))
     if seen == 0:
         raise DataError("no images to compare on")
-    (neither, only_second), (only_first, both) = hits.tolist()
     return Likeness(
         samples=seen,
         agreement=same / seen,
@@ -82,7 +81,7 @@ def likeness(
         loss_deviation=_deviation(more, more_squared, seen) if tally.labelled and seen > 1 else None,
         first=tally.result(0),
         second=tally.result(1),
-        outcomes=Outcomes(both, only_first, only_second, neither) if tally.labelled else None,
+        outcomes=outcomes_of(hits) if tally.labelled else None,
         differing=seen - same,
         disagreements=tuple(listed),
     )

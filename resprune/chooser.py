@@ -9,16 +9,16 @@ from itertools import islice
 
 from torch import Tensor
 
-from resprune import trajectory
 from resprune.allowance import Allowance
 from resprune.chain import ResidualChain
 from resprune.data import Batches
 from resprune.errors import BudgetError
 from resprune.exchange import Exchange
-from resprune.memory import pass_over
+from resprune.gate import drop_of
+from resprune.judging import Judge
 from resprune.plurals import counted
-from resprune.reading import calibration_images, silent
-from resprune.records import Alternative, Budget, Drop, Method, PrunePlan, Removal
+from resprune.reading import calibration_images
+from resprune.records import Alternative, Budget, Method, PrunePlan, Removal
 from resprune.restoration import Restoration, Restored
 from resprune.savings import savings
 from resprune.selection import surgical
@@ -50,7 +50,7 @@ class Chooser:
         method: See `resprune.sensitivity.removals`.
         compensated: See there.
         price: What each block's removal is worth, positive; decides between blocks.
-        judge: Labelled images that a drop is measured on; needed for one.
+        judge: Measures a drop, on labelled images; needed for one.
         restoration: What is done to a network before its accuracy counts.
         rivals: How many plans with one block exchanged are healed for a while; 0 for none.
         tell: Told of every candidate whose accuracy was measured, or that was healed for a while.
@@ -62,7 +62,7 @@ class Chooser:
     method: Method
     compensated: bool
     price: Sequence[float]
-    judge: Batches | None
+    judge: Judge | None
     restoration: Restoration
     rivals: int
     tell: Callable[[Candidate], None]
@@ -178,23 +178,10 @@ class Chooser:
             return Candidate(plan)
         cut = remove_blocks(self.chain, plan)
         restored = self.restoration.restore(cut, plan)
-        accuracy = self._measured(restored.network)
-        drop = Drop(round(100 * (self._accuracy - accuracy), 9), len(self.judge.source))
+        drop = drop_of(self.judge.outcomes(restored.network))
         candidate = Candidate(replace(plan, drop=drop), restored)
         self.tell(candidate)
         return candidate
-
-    @cached_property
-    def _accuracy(self) -> float:
-        return self._measured(self.chain)
-
-    def _measured(self, network: ResidualChain) -> float:
-        assert self.judge is not None
-        found = pass_over(
-            self.judge, lambda images, _: trajectory.evaluate(network, images), silent, "judge"
-        ).accuracy
-        assert found is not None
-        return found
 
     def _plan(self, found: Sequence[Removal]) -> PrunePlan:
         rule = f"{self.method}, {self.budget}"

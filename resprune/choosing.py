@@ -13,6 +13,7 @@ from resprune.chooser import Candidate, Chooser
 from resprune.data import CHOICE_FIRST
 from resprune.errors import DataError, UsageError
 from resprune.exchange import RIVALS
+from resprune.judging import Judge
 from resprune.latency import block_prices, images_to_time, measure
 from resprune.reading import Data, Progress, batches_for, silent
 from resprune.records import Budget, DataSummary, Method, PrunePlan, Recipe, Speed
@@ -133,7 +134,7 @@ def choose_for(
         method=method,
         compensated=recover,
         price=_prices(chain, budget, latency_batch, seed),
-        judge=judge,
+        judge=None if judge is None else Judge(chain, judge),
         restoration=restoration,
         rivals=rivals,
         tell=tell,

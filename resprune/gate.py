@@ -15,8 +15,20 @@ from statistics import median
 from resprune import intervals
 from resprune.errors import UsageError
 from resprune.plurals import counted
-from resprune.records import BenchOutcome, Condition, Evaluation, Interval, Likeness, Limits, flag
+from resprune.records import (
+    BenchOutcome,
+    Condition,
+    Drop,
+    Evaluation,
+    Interval,
+    Likeness,
+    Limits,
+    Outcomes,
+    flag,
+)
 
+CONFIDENCE = 0.95
+"""Of intervals, where nobody says otherwise."""
 NO_LABELS = "the images have no labels"
 NOT_KNOWN = "not known of an ONNX file"
 
@@ -30,7 +42,7 @@ class Rule:
         strict: Let figures decide by themselves.
     """
 
-    confidence: float = 0.95
+    confidence: float = CONFIDENCE
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -72,12 +84,17 @@ def max_drop(limit: float, like: Likeness, rule: Rule) -> Condition:
     found = like.outcomes
     if found is None:
         return unmeasured("max-drop", "points", limit, NO_LABELS)
-    lost, won, images = found.only_first, found.only_second, like.samples
-    interval = _points(intervals.of_paired_difference(lost, won, images, rule.confidence))
-    detail = f"{lost:,} of {images:,} images lost, {won:,} won"
+    drop = drop_of(found, rule.confidence)
+    detail = f"{found.only_first:,} of {found.images:,} images lost, {found.only_second:,} won"
+    return rule.judge("max-drop", "points", drop.points, limit, interval=drop.interval, detail=detail)
+
+
+def drop_of(found: Outcomes, confidence: float = CONFIDENCE) -> Drop:
+    """Return the accuracy that the second network lost, and where that lies."""
+    lost, won, images = found.only_first, found.only_second, found.images
+    interval = _points(intervals.of_paired_difference(lost, won, images, confidence))
     # The division comes last: 7 of 2,000 images are 0.35 points, and not a rounding error more.
-    measured = 100 * (lost - won) / images
-    return rule.judge("max-drop", "points", measured, limit, interval=interval, detail=detail)
+    return Drop(100 * (lost - won) / images, images, interval)
 
 
 def min_accuracy(limit: float, figures: Evaluation, rule: Rule) -> Condition:

@@ -15,12 +15,30 @@ from resprune.data import Batches
 from resprune.divergence import kl
 from resprune.memory import pass_over
 from resprune.reading import Progress, silent
-from resprune.records import Figures
-from resprune.trajectory import OnBatch, Tally
+from resprune.records import Figures, Outcomes
+from resprune.trajectory import OnBatch, Tally, check_finite
 
 T = TypeVar("T")
 _Outputs = tuple[Tensor, Tensor, Tensor | None]
 """Logits (n, classes) of the original and of another network, and labels (n,), of one batch."""
+
+
+def right_and_wrong(first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+    """Return on how many images two networks are right, (2, 2): the first wrong or right, the second.
+
+    Args:
+        first: Logits (n, classes).
+        second: Likewise.
+        labels: Class indices (n,).
+    """
+    pairs = 2 * (first.argmax(1) == labels).long() + (second.argmax(1) == labels).long()
+    return torch.bincount(pairs, minlength=4).view(2, 2)
+
+
+def outcomes_of(counts: Tensor) -> Outcomes:
+    """Return sums of `right_and_wrong` as a record."""
+    (neither, only_second), (only_first, both) = counts.tolist()
+    return Outcomes(both, only_first, only_second, neither)
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,14 @@ class Judge:
         """
         return self._over(network, self._figures)
 
+    def outcomes(self, network: ResidualChain) -> Outcomes:
+        """Return on how many images the original is right, the network, or both; the images need labels.
+
+        Raises:
+            ArchitectureError: where one of its logits is not finite.
+        """
+        return self._over(network, self._outcomes)
+
     def divergence(self, network: ResidualChain) -> float:
         """Return how far a network's outputs are from the original's; NaN where a logit is not finite."""
         return self._over(network, self._divergence)
@@ -84,6 +110,15 @@ class Judge:
             total += kl(original, logits)
             tally.add(logits.unsqueeze(1), None if labels is None else labels.to(logits.device))
         return Figures(tally.result(), max(total / tally.samples, 0.0))
+
+    @staticmethod
+    def _outcomes(outputs: Iterable[_Outputs]) -> Outcomes:
+        counts = torch.zeros(2, 2, dtype=torch.int64)
+        for original, logits, labels in outputs:
+            check_finite(logits)
+            assert labels is not None
+            counts += right_and_wrong(original.cpu(), logits.cpu(), labels.cpu())
+        return outcomes_of(counts)
 
     @staticmethod
     def _divergence(outputs: Iterable[_Outputs]) -> float:

@@ -31,6 +31,18 @@ class Classifier(Protocol):
     def __call__(self, images: Tensor) -> Tensor: ...
 
 
+def check_finite(logits: Tensor) -> None:
+    """Refuse logits that are NaN or infinite: NaN compares false with everything and would count as a hit.
+
+    Raises:
+        ArchitectureError: where one is.
+    """
+    if not bool(torch.isfinite(logits).all()):
+        raise ArchitectureError(
+            "the logits are not finite", hint="check the preprocessing, and that the weights are undamaged"
+        )
+
+
 class Tally:
     """Sums of one or several networks' losses and hits over batches, in double precision.
 
@@ -53,11 +65,7 @@ class Tally:
         Raises:
             ArchitectureError: where a logit is NaN or infinite.
         """
-        # NaN compares false with everything and would count as a hit.
-        if not bool(torch.isfinite(logits).all()):
-            raise ArchitectureError(
-                "the logits are not finite", hint="check the preprocessing, and that the weights are undamaged"
-            )
+        check_finite(logits)
         n, networks, classes = logits.shape
         self.samples += n
         if labels is None:

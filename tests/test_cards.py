@@ -59,10 +59,13 @@ def test_a_limited_drop_is_told_with_the_images_that_judged_it(
     assert drop.samples == 20  # the other half chose
     pipeline.save(pipeline.prune(chain, choice, data), tmp_path / "mine", read_back=False)
     report = json.loads((tmp_path / "mine" / "report.json").read_text())
-    assert report["plan"]["drop"] == {"points": drop.points, "samples": 20}
+    low, high = drop.interval.low, drop.interval.high
+    assert low < drop.points < high
+    assert report["plan"]["drop"] == {"points": drop.points, "samples": 20, "interval": [low, high]}
     assert report["choice"]["samples"] == 40
     card = (tmp_path / "mine" / "README.md").read_text()
-    assert f"Judged to cost {drop.points:.2f} points of accuracy, on 20 held-out images." in card
+    told_of = f"Judged to cost {drop.points:.2f} points of accuracy, on 20 held-out images"
+    assert f"{told_of} (95 %: {low:.2f} to {high:.2f})." in card
 
 
 @pytest.mark.parametrize(

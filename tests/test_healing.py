@@ -19,7 +19,6 @@ from torch import Tensor, nn
 import resprune
 from resprune import healing, pipeline
 from resprune.chain import ResidualChain
-from resprune.chooser import Chooser
 from resprune.choosing import choose_for
 from resprune.controls import check_labels, compare_with
 from resprune.counterparts import Counterparts
@@ -266,39 +265,6 @@ def test_from_scratch_is_trained_as_long_as_the_healing(
     figures = Evaluation(None, None, None, 0)
     compare_with(["scratch"], 1, chain, removing(chain, 2, 6), own, lambda network: figures)
     assert asked == [2]
-
-
-@pytest.mark.parametrize("validation", [True, False])
-def test_a_drop_is_judged_on_images_that_nothing_is_trained_on(
-    image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, validation: bool
-) -> None:
-    chain = make_chain(ARCHITECTURES["cifar option A"])
-    root = image_folder("data/train", each=10).parent
-    if validation:
-        image_folder("data/val", each=3)
-    judged = list[Batches]()
-    measured = Chooser._measured
-
-    def spied(self: Chooser, network: ResidualChain) -> float:
-        assert self.judge is not None
-        judged.append(self.judge)
-        return measured(self, network)
-
-    monkeypatch.setattr(Chooser, "_measured", spied)
-    recipe = replace(RECIPES["heal"], batch_size=16, steps=1, hold_out=0.2, rate=1e-9)
-    choice = choose_for(chain, root, Budget(max_drop=100), heal=recipe, device="cpu")
-    assert choice.data is not None
-    assert (choice.data.split, choice.data.samples) == (("validation", 30) if validation else ("train", 20))
-    assert {(own.summary.split, own.summary.samples) for own in judged} == {
-        (choice.data.split, choice.data.samples // 2)
-    }
-
-
-def test_a_drop_is_not_judged_on_images_that_the_healing_trains_on(image_folder: Callable[..., Path]) -> None:
-    chain = make_chain(ARCHITECTURES["cifar option A"])
-    recipe = replace(RECIPES["heal"], batch_size=16, steps=1, hold_out=0.0)
-    with pytest.raises(UsageError, match="none are left to judge it on; hold some out"):
-        choose_for(chain, image_folder(each=10), Budget(max_drop=1), heal=recipe, device="cpu")
 
 
 def test_controls_are_brought_back_as_the_chosen_network_was(

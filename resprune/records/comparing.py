@@ -148,6 +148,11 @@ class Outcomes:
     only_second: int
     neither: int
 
+    @property
+    def images(self) -> int:
+        """All of them."""
+        return self.both + self.only_first + self.only_second + self.neither
+
 
 @dataclass(frozen=True)
 class Likeness:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from resprune.records.checking import Interval
 from resprune.records.measured import DataSummary, Evaluation
 from resprune.records.networks import NetworkSummary, Preprocessing
 
@@ -86,10 +87,13 @@ class Drop:
     Attributes:
         points: Of accuracy lost against the original, in per cent of the images; negative where it gained.
         samples: Number of those images.
+        interval: Where the points lie, at 95 % confidence: of paired outcomes, as images that both get right
+            or wrong tell nothing.
     """
 
     points: float
     samples: int
+    interval: Interval
 
 
 @dataclass(frozen=True)

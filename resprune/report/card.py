@@ -64,7 +64,10 @@ def _cost(plan: PrunePlan) -> str:
     if plan.drop is None:
         return ""
     seen = counted(plan.drop.samples, "held-out image")
-    return f" Judged to cost {plan.drop.points:.2f} points of accuracy, on {seen}."
+    low, high = plan.drop.interval.low, plan.drop.interval.high
+    return (
+        f" Judged to cost {plan.drop.points:.2f} points of accuracy, on {seen} (95 %: {low:.2f} to {high:.2f})."
+    )
 
 
 def _recovered(outcome: PruneOutcome) -> str:

@@ -113,8 +113,13 @@ def control(kind: str, seed: int, removed: tuple[int, ...]) -> str:
 
 
 def _cost(drop: Drop) -> str:
-    change = "gained" if drop.points < 0 else "lost"
-    return f"{abs(drop.points):.2f} points of accuracy {change} on {counted(drop.samples, 'held-out image')}"
+    change, sign = ("gained", -1) if drop.points < 0 else ("lost", 1)
+    low, high = sorted((sign * drop.interval.low, sign * drop.interval.high))
+    seen = counted(drop.samples, "held-out image")
+    return (
+        f"{sign * drop.points:.2f} points of accuracy {change} on {seen}"
+        f" (95 %: {round(low, 2) + 0.0:.2f} to {round(high, 2) + 0.0:.2f})"
+    )
 
 
 def healed(row: EpochRow) -> str:

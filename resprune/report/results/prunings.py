@@ -9,6 +9,7 @@ from typing import Any
 from resprune.records import (
     Alternative,
     DataSummary,
+    Drop,
     Figures,
     Frontier,
     NetworkSummary,
@@ -77,7 +78,7 @@ def plan(chosen: PrunePlan) -> dict[str, Any]:
         "order": list(chosen.order),
         "divergence": _finite(chosen.divergence),
         "speed": None if chosen.speed is None else asdict(chosen.speed),
-        "drop": None if chosen.drop is None else asdict(chosen.drop),
+        "drop": None if chosen.drop is None else _drop(chosen.drop),
         "beside": [_other(own) for own in chosen.beside],
         "rivals": [_other(own) for own in chosen.rivals],
     }
@@ -85,6 +86,10 @@ def plan(chosen: PrunePlan) -> dict[str, Any]:
 
 def _other(plan: Alternative | Rival) -> dict[str, Any]:
     return asdict(plan) | {"removed": list(plan.removed), "divergence": _finite(plan.divergence)}
+
+
+def _drop(drop: Drop) -> dict[str, Any]:
+    return asdict(drop) | {"interval": [drop.interval.low, drop.interval.high]}
 
 
 def _finite(nats: float | None) -> float | None:

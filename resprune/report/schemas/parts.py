@@ -120,7 +120,13 @@ PARTS: dict[str, Schema] = {
                 )
             ),
             "drop": or_null(
-                record({"points": number("Of accuracy lost on held-out images."), "samples": INDEX})
+                record(
+                    {
+                        "points": number("Of accuracy lost on held-out images."),
+                        "samples": INDEX,
+                        "interval": array({"type": "number"}, 2),
+                    }
+                )
             ),
             "beside": array(
                 record(
