@@ -151,7 +151,8 @@ def finetune(
                     listener=journal.listener(on_batch),
                 )
         except TrainingError as error:
-            kept = "" if run is None else "; the folder holds the last state before it"
+            kept = "; the folder holds the last state before it, and a run with another rate is another run"
+            kept = "" if run is None else f"{kept}: add --force, or name another --out"
             raise TrainingError(error.what, where=out, hint=f"{error.hint}{kept}") from error
         outcome = journal.outcome(trained.rows, trained.chain)
         return Finetuned(trained.chain, outcome, journal.close(trained.chain, outcome))

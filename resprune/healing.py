@@ -136,7 +136,13 @@ class Healer:
         fresh.network.cpu()  # where the generator is: the seed gives the same weights on any device
         initialise(fresh.network, torch.Generator().manual_seed(seed))
         recipe, steps = self.recipe, self.recipe.steps
-        recipe = replace(recipe, epochs=rounds * recipe.epochs, steps=None if steps is None else rounds * steps)
+        recipe = replace(
+            recipe,
+            epochs=rounds * recipe.epochs,
+            steps=None if steps is None else rounds * steps,
+            plain_epochs=rounds * recipe.plain_epochs,
+            milestones=tuple(rounds * epoch for epoch in recipe.milestones),
+        )
         recipe = replace(recipe, teacher_weight=0.0, feature_weight=0.0, seed=seed)
         return self._train("train from scratch", fresh, recipe, None)
 

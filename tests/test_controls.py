@@ -13,6 +13,7 @@ from conftest import ARCHITECTURES, make_chain, make_images
 from test_surgery import removing
 from torch import nn
 
+from resprune import pipeline
 from resprune.controls import BAND_SEEDS, check_controls, random_band, random_plans
 from resprune.errors import UsageError
 from resprune.surgery import remove_blocks
@@ -136,3 +137,12 @@ def test_healing_and_controls_need_images(cifar_file: Path, tmp_path: Path) -> N
     given = ("prune", cifar_file, "--remove", 1, "--out", tmp_path / "out")
     assert "--heal needs images; name some with --data" in refusal(2, *given, "--heal", 1)
     assert "controls are compared on images" in refusal(2, *given, "--control", "random")
+
+
+def test_controls_without_labels_are_refused_before_a_search(
+    cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(pipeline, "choose_for")
+    given = ("prune", cifar_file, "--target-macs", 0.7, "--out", tmp_path / "out", "--control", "random")
+    said = refusal(3, *given, "--data", image_folder() / "class0")
+    assert "no labels, and controls are compared by their accuracies; use labelled images" in said

@@ -148,6 +148,8 @@ def test_the_command(cifar_file: Path, image_folder: Callable[..., Path], tmp_pa
         f"{name}.{kind}" for name in names for kind in ("svg", "png")
     )
     assert "8 blocks: " in shown.stderr
+    assert "% recovered" in result.stderr
+    assert "recovered" not in shown.stdout + shown.stderr
 
 
 @pytest.mark.parametrize(

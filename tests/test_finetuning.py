@@ -122,6 +122,10 @@ def test_the_folder_is_a_checkpoint_with_the_exits_of_training(
     x = make_images(back, 4)
     with torch.inference_mode():
         torch.testing.assert_close(pruned.chain(x), SkipChainExits(back)(x)[:, 2], rtol=1e-4, atol=1e-5)
+    if heads == "separate":  # whose kind the checkpoint says
+        more = ("finetune", out, "--data", images, *FLAGS, "--gamma", "0:0.1", "--out", tmp_path / "more")
+        assert "separate heads learn at the rate divided by gamma, and gamma is 0" in refusal(2, *more)
+        assert not (tmp_path / "more").exists()
 
 
 def test_progress_goes_to_stderr_one_line_an_epoch(checkpoint: Path, images: Path, tmp_path: Path) -> None:
@@ -328,6 +332,11 @@ REFUSALS: dict[str, tuple[int, tuple[object, ...], str]] = {
     "heads": (2, ("--heads", "own"), "heads 'own' is none of shared, separate"),
     "milestones": (2, ("--milestones", "1;2"), "no list of epochs"),
     "separate without gamma": (2, ("--heads", "separate", "--gamma", 0), "gamma is 0"),
+    "steps without milestones": (
+        2,
+        ("--schedule", "steps"),
+        "the rate falls at milestones, and there are none",
+    ),
     "tracker": (2, ("--track", "paper"), "no tracker 'paper'"),
     "augmentation": (2, ("--augment", "wild"), "unknown augmentation 'wild'"),
     "device": (2, ("--device", "cpu:0"), "nothing can be trained on device 'cpu:0'"),

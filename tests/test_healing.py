@@ -267,6 +267,21 @@ def test_from_scratch_is_trained_as_long_as_the_healing(
     assert asked == [2]
 
 
+def test_from_scratch_is_trained_by_the_same_phases(
+    image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = make_chain(ARCHITECTURES["cifar option A"])
+    data = image_folder(each=4)
+    changed = {"steps": None, "epochs": 4, "plain_epochs": 2, "schedule": "steps", "milestones": (1, 3)}
+    own, recipes = healer(chain, data, **changed), list[Recipe]()
+    monkeypatch.setattr(
+        Healer, "_train", lambda self, what, start, recipe, teacher: (recipes.append(recipe), start)[1]
+    )
+    own.from_scratch(chain, 0, rounds=3)
+    (longer,) = recipes
+    assert (longer.epochs, longer.plain_epochs, longer.milestones) == (12, 6, (3, 9))
+
+
 def test_controls_are_brought_back_as_the_chosen_network_was(
     image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ FINETUNE = [
     (["--teacher", "none", "--temperature", 2], "--temperature is of a teacher, and there is none"),
     (["--teacher", "none", "--teacher-weight", 0.5], "--teacher-weight is of a teacher, and there is none"),
     (["--teacher-weight", 0, "--temperature", 2], "--temperature is of a teacher, whose weight is 0"),
+    (["--recipe", "paper", "--teacher", "original"], "--teacher is of distillation, which has no weight here"),
     (
         ["--gamma", 0, "--teacher-weight", 1, "--label-smoothing", 0.1],
         "--label-smoothing is of labels, and the teacher has the whole weight",

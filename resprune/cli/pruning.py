@@ -133,7 +133,6 @@ def prune(
     """Remove blocks: those named, or those that a budget asks for; check the result, heal it, write it."""
     with shell.command(debug, threads=threads, outputs=(out, csv, report, plots)):
         from resprune import pipeline
-        from resprune.controls import check_controls
         from resprune.report import pruning, tables, wording
         from resprune.report.results import parts, prunings
         from resprune.selection import check_wishes
@@ -179,8 +178,9 @@ def prune(
         images = data is not None or chain.origin.path == "demo"
         chooses = tol is not None or budget.max_drop is not None or (depth is None and remove is None)
         wishes.check_reading(images, recover, recipe, split, chooses=chooses)
-        check_controls(control or (), chain, heals=recipe is not None, images=images)
         reading: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
+        heals, kinds = recipe is not None, control or ()
+        wishes.check_controls(kinds, chain, data, heals=heals, images=images, split=test_split, **reading)
         choice = _chosen(
             chain,
             data,
@@ -216,7 +216,7 @@ def prune(
             recover=recover is not False,
             heal=recipe,
             heal_rounds=heal_rounds,
-            controls=control or (),
+            controls=kinds,
             control_seeds=control_seeds,
             recover_split=split,
             recover_samples=samples,

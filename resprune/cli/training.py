@@ -231,6 +231,10 @@ def _refuse_idle(recipe: Recipe, *, taught: bool) -> None:
             "auto_augment": unaugmented,
             "mixup": unaugmented,
             "cutmix": unaugmented,
+            "teacher": (
+                taught and not (recipe.teacher_weight or recipe.compares_states),
+                "is of distillation, which has no weight here (--teacher-weight)",
+            ),
             "teacher_weight": (not taught, alone),
             "feature_weight": (not taught, alone),
             "temperature": (not distils, alone if not taught else "is of a teacher, whose weight is 0"),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from resprune.cli import idle
 from resprune.errors import UsageError
 from resprune.records import Method, Recipe
+
+if TYPE_CHECKING:
+    from resprune.chain import ResidualChain
 
 
 def names(remove: str | None) -> list[str] | None:
@@ -70,6 +74,28 @@ def refuse_idle(
             "latency_batch": (not frontier and not timed, "is of --speedup, and of --frontier"),
         }
     )
+
+
+def check_controls(
+    kinds: Sequence[str], chain: ResidualChain, data: str | None, *, heals: bool, images: bool, **reading: Any
+) -> None:
+    """Refuse controls that cannot be made or measured, rather than after a search for blocks.
+
+    Args:
+        kinds: Of controls.
+        chain: The original.
+        data: Images of the figures.
+        heals: Whether there is a healing.
+        images: Whether there are images.
+        reading: How the images are read.
+    """
+    from resprune import controls, pipeline
+    from resprune.data import TEST_FIRST
+
+    controls.check_controls(kinds, chain, heals=heals, images=images)
+    if kinds:
+        batches = pipeline.batches_for(chain, data, order=TEST_FIRST, **reading)
+        controls.check_labels(kinds, None, batches)
 
 
 def check_reading(

@@ -128,7 +128,20 @@ class Recipe:
                 "features are distilled into the network alone, and gamma trains its exits too",
                 hint="use one of the two: gamma 0, or feature_weight 0",
             )
-        if self.heads == "separate" and 0 in (self.gamma, self.gamma_end):
+        if self.schedule == "steps" and not self.milestones:
+            raise UsageError(
+                "the rate falls at milestones, and there are none", hint="name some: --milestones 82,123"
+            )
+        if self.heads is not None:
+            self.check_heads(self.heads)
+
+    def check_heads(self, heads: Heads) -> None:
+        """Refuse heads that this recipe cannot train; of a network's own, which a recipe may leave open.
+
+        Raises:
+            UsageError: where their rate would be infinite.
+        """
+        if heads == "separate" and 0 in (self.gamma, self.gamma_end):
             raise UsageError(
                 "separate heads learn at the rate divided by gamma, and gamma is 0",
                 hint="give a gamma above 0, or --heads shared",
@@ -204,8 +217,9 @@ class EpochRow:
         seconds: That the epoch took, measuring included.
         images_per_second: Of training alone, over all processes.
         rate, gamma: At the epoch's last step.
-        objective: Mean over the epoch's steps of the objective (equation 3), the penalty on the branches and
-            the distillation included; None in epoch 0, like all `train_*`.
+        objective: Mean over the epoch's steps of the losses of the objective (equation 3) and of distillation,
+            features included, plus the penalty on the branches as the epoch left them; None in epoch 0, like
+            all `train_*`.
         train_loss: Mean cross-entropy of the final output on the augmented training images, in nats; None
             without labels.
         train_exit_loss: The same, mean over exits 0..N-1; None without stage cost.

@@ -220,6 +220,8 @@ def finetune(outcome: FinetuneOutcome) -> RenderableType:
     where = "nothing was held out: this is the last epoch"
     if outcome.held_out is not None:
         where = f"on {held_out(outcome.held_out)}"
+        if best.score is None:
+            where += ", which have no labels to choose by: this is the last epoch"
     lines = [f"Epoch {best.epoch} of {outcome.epochs} is kept ({where})."]
     if first.score is not None and best.score is not None and first.score < best.score:
         lines.append(

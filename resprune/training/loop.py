@@ -21,6 +21,7 @@ from resprune.training.engine import engine
 from resprune.training.learner import Learner, no_sums
 from resprune.training.measuring import measure_epoch
 from resprune.training.schedule import Plan
+from resprune.training.student import heads_of
 from resprune.trajectory import OnBatch
 
 SAVE_EVERY = 600.0
@@ -111,6 +112,8 @@ def lay_out(chain: ResidualChain, recipe: Recipe, images: int, processes: int) -
     """
     if recipe.vanish:
         check_vanishing(chain)
+    if recipe.stages:
+        recipe.check_heads(recipe.heads or heads_of(chain))
     plan = Plan.of(recipe, images, processes)
     if plan.part == 1:
         _check_single(chain)
