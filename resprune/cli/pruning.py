@@ -85,7 +85,7 @@ def prune(
         ),
     ] = None,
     heal: Annotated[
-        int | None, absent("Then train for E epochs, the original its teacher.", "E", min=1)
+        int | None, absent("Then train for E epochs to give what the original gives.", "E", min=1)
     ] = None,
     heal_steps: Annotated[int | None, absent("The same for N optimizer steps.", "N", min=1)] = None,
     heal_rate: Annotated[
@@ -102,7 +102,7 @@ def prune(
         typer.Option(
             min=0,
             metavar="N",
-            help="Before, heal N plans with one block exchanged for a tenth as long; take the best.",
+            help="Before, try N plans with one block exchanged, healed for a tenth of the steps; 0: none.",
         ),
     ] = 3,
     control: Annotated[
