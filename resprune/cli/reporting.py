@@ -18,7 +18,9 @@ from resprune.placing import check_access
 def report(
     results: Annotated[
         list[Path],
-        typer.Argument(metavar="A.json", help="What analyze --json or prune --frontier --json printed.", show_default=False),
+        typer.Argument(
+            metavar="A.json", help="What analyze --json or prune --frontier --json printed.", show_default=False
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="HTML page to write.", show_default=False)
