@@ -13,7 +13,7 @@ from conftest import ARCHITECTURES, make_chain, make_images
 from torch import Tensor, nn
 from training import RECIPE, coloured, opened, same_tensors, tiny_chain
 
-from resprune import choosing, judging, trajectory
+from resprune import choosing, judging
 from resprune.chain import ResidualChain
 from resprune.checking import check
 from resprune.data import open_data
@@ -230,16 +230,16 @@ def test_memory_that_ends_amid_the_search(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_budget_is_judged_on_smaller_batches(
     images: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    chain, evaluate = tiny_chain(), trajectory.evaluate
+    chain, logits = tiny_chain(), judging.Judge._logits
     budget, reading = Budget(max_drop=100.0), {"split": "train", "recover": False}
     chosen = choosing.choose_for(chain, images, budget, **reading)
 
-    def limited(network: ResidualChain, batches: Any, **options: Any) -> Any:
-        if batches.batch_size > 16:
+    def limited(self: judging.Judge, network: ResidualChain, batch: Tensor) -> Tensor:
+        if len(batch) > 16:
             raise NO_MEMORY
-        return evaluate(network, batches, **options)
+        return logits(self, network, batch)
 
-    monkeypatch.setattr(trajectory, "evaluate", limited)
+    monkeypatch.setattr(judging.Judge, "_logits", limited)
     again = choosing.choose_for(chain, images, budget, **reading)
     assert (again.plan.removed, again.plan.drop) == (chosen.plan.removed, chosen.plan.drop)
     assert told(caplog)[0] == "judge: out of memory with batches of 32, trying 16"
