@@ -5,6 +5,7 @@
 #   docker build -t resprune:cuda --build-arg BASE=nvidia/cuda:12.8.1-runtime-ubuntu24.04 \
 #     --build-arg TORCH_INDEX=https://pypi.org/simple .
 #   docker run --gpus all ... resprune:cuda ...
+# Other extras than ONNX files and HTML reports: --build-arg EXTRAS=onnx,report,hf,data
 ARG BASE=python:3.12-slim
 FROM ${BASE}
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from training import RECIPE
 
@@ -46,6 +47,15 @@ def test_what_is_asked_for_is_what_one_gets(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(PartialState._shared_state, "distributed_type", DistributedType.MULTI_CPU)
     with pytest.raises(UsageError, match="train on cpu already, and not on cuda; train on the other device in"):
         training.engine("cuda")
+
+
+def test_an_accelerator_of_the_callers_own_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    training.engine("cpu")
+    monkeypatch.setitem(AcceleratorState._shared_state, "_mixed_precision", "bf16")
+    with pytest.raises(
+        UsageError, match=r"an Accelerator of its own already \(.*make that one with mixed_prec"
+    ):
+        training.engine("cpu")
 
 
 def test_a_launcher_gives_every_process_its_device(monkeypatch: pytest.MonkeyPatch) -> None:

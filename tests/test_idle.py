@@ -164,3 +164,15 @@ def test_a_drop_that_few_images_judge_is_told_to_be_coarse(
     assert fine.exit_code == 0
     assert "judged the drop" not in fine.stderr
     assert "points of accuracy lost on 20 held-out images" in fine.stdout
+
+
+def test_a_rate_that_never_falls_is_told(image_folder: Callable[..., Path], tmp_path: Path) -> None:
+    data = image_folder(classes=4, each=4)
+    asked = ["finetune", "paper-standard-3", "--data", data, "--recipe", "paper", "--batch-size", 8]
+    constant = run(*asked, "--epochs", 1, "--out", tmp_path / "constant")
+    assert constant.exit_code == 0, constant.output
+    note = "Note: the rate stays as it is for 1 epoch: it falls after epoch 82 only; name earlier"
+    assert note in " ".join(constant.stderr.split())
+    falling = run(*asked, "--epochs", 2, "--milestones", 1, "--out", tmp_path / "falling")
+    assert falling.exit_code == 0, falling.output
+    assert "Note:" not in falling.stderr

@@ -114,3 +114,37 @@ def test_what_may_not_be_written_needs_no_room(begun: RunFolder, monkeypatch: py
     monkeypatch.setattr(torch, "save", refused)
     with pytest.raises(OutputError, match=r"\(Permission denied\); allow writing there; what was written"):
         begun.write_state({"epoch": 2})
+
+
+def test_what_is_replaced_goes_with_the_first_state_and_not_before(begun: RunFolder) -> None:
+    def fail() -> None:
+        with begun.begun(resume=False, force=True) as state:
+            assert state is None
+            assert not (begun.path / STATE_FILE).exists()
+            (begun.path / "tracks").mkdir()
+            raise ZeroDivisionError
+
+    (begun.path / "tracks").mkdir()
+    (begun.path / "tracks" / "old").touch()
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    found = {str(path.relative_to(begun.path)) for path in begun.path.rglob("*")}
+    assert found == {STATE_FILE, "tracks", "tracks/old"}
+    with begun.begun(resume=False, force=True):
+        begun.write_state({"epoch": 7})
+        assert [path.name for path in begun.path.iterdir()] == [STATE_FILE]
+    state = begun.state()
+    assert state is not None
+    assert state["epoch"] == 7
+
+
+def test_a_run_that_was_killed_before_its_first_state_gives_back_what_it_replaces(begun: RunFolder) -> None:
+    aside = begun.path / run._ASIDE
+    aside.mkdir()
+    (begun.path / STATE_FILE).rename(aside / STATE_FILE)
+    with (
+        pytest.raises(OutputError, match="exists already, with the state"),
+        begun.begun(resume=False, force=False),
+    ):
+        pass
+    assert [path.name for path in begun.path.iterdir()] == [STATE_FILE]

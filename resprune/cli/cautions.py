@@ -1,4 +1,4 @@
-"""What one would not expect of a plan, or of what came of it: notes of ``prune``."""
+"""What one would not expect of a plan, of what came of it, or of a recipe: notes of the commands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from resprune.cli import shell
 from resprune.plurals import counted
-from resprune.records import PruneOutcome
+from resprune.records import PruneOutcome, Recipe
 
 if TYPE_CHECKING:
     from resprune.choosing import Choice
@@ -38,3 +38,12 @@ def of_outcome(outcome: PruneOutcome, *, judged: bool, heals: bool) -> None:
         shell.say("Note: images that the figures are measured on were used to bring the network back.")
     elif judged and outcome.chosen_on_seen:
         shell.say("Note: the plan was chosen on images that the figures are measured on.")
+
+
+def of_recipe(recipe: Recipe) -> None:
+    """Say where a recipe does not do what it is known for."""
+    if recipe.schedule == "steps" and recipe.steps is None and min(recipe.milestones) >= recipe.epochs:
+        shell.say(
+            f"Note: the rate stays as it is for {counted(recipe.epochs, 'epoch')}: it falls after epoch"
+            f" {min(recipe.milestones)} only; name earlier --milestones."
+        )

@@ -67,7 +67,7 @@ def check(
     ] = None,
     tail_from: Annotated[int | None, absent("First block of the tail, from 0.", "M", min=0)] = None,
     confidence: Annotated[
-        float, typer.Option(metavar="C", help="Of the intervals, a fraction from 0.5 to below 1.")
+        float, typer.Option(metavar="C", help="Confidence of the intervals, from 0.5 to below 1.")
     ] = 0.95,
     strict: Annotated[
         bool,

@@ -31,7 +31,7 @@ def bench(
         bool | None,
         typer.Option(
             "--channels-last/--contiguous",
-            help="Memory format of input [the first].",
+            help="Memory format of the images [channels last].",
             show_default=False,
         ),
     ] = None,

@@ -37,7 +37,9 @@ def prune(
     target_macs: Annotated[
         float | None, absent("Remove blocks until at most this fraction of the MACs is left.", "F")
     ] = None,
-    target_params: Annotated[float | None, absent("The same of the parameters.", "F")] = None,
+    target_params: Annotated[
+        float | None, absent("Remove blocks until at most this fraction of the parameters is left.", "F")
+    ] = None,
     max_drop: Annotated[
         float | None, absent("Lose at most so many points of accuracy, judged on held-out images.", "P")
     ] = None,

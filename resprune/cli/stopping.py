@@ -63,7 +63,7 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN if asked else handler)
 
 
-def end_soon(status: object) -> None:
+def end_soon(status: int | str | None) -> None:
     """See that a program that was stopped ends, whatever waits at its end.
 
     A stop may come between the taking of a lock and the block that gives it back, in a loader's queue for

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resprune.cli import idle, options, reporting, shell
+from resprune.cli import cautions, idle, options, reporting, shell
 from resprune.cli.opening import Open, opens_a_checkpoint
 from resprune.errors import UsageError
 from resprune.records import RECIPES, Recipe
@@ -93,7 +93,11 @@ def finetune(
     precision: Annotated[str | None, _option("auto (bf16 on CUDA), fp32 or bf16.", metavar="NAME")] = None,
     channels_last: Annotated[
         bool | None,
-        typer.Option("--channels-last/--no-channels-last", help="Memory format [on].", show_default=False),
+        typer.Option(
+            "--channels-last/--no-channels-last",
+            help="Train in the channels-last memory format [on].",
+            show_default=False,
+        ),
     ] = None,
     compile_: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile [off].", show_default=False)
@@ -170,6 +174,7 @@ def finetune(
         chain = opened()(device="cpu", data=data, split=split, seed=seed)
         taught = teacher != "none" and (teacher != "original" or chain.origin.format != FROM_SCRATCH)
         _refuse_idle(whole, taught=taught)
+        cautions.of_recipe(whole)
         master: Teacher = "original" if teacher == "original" else None
         if teacher not in ("original", "none"):
             master = pipeline.load(teacher, device="cpu")

@@ -27,6 +27,8 @@ from resprune.exporting.folder import CARD_FILE, METRICS_FILE, REPORT_FILE, STAT
 
 _PATIENCE = 15.0
 """Seconds to wait for a lock: the workers of a run that was killed have it too, and take a few to notice."""
+_ASIDE = ".resprune-replaced.draft"
+"""Holds what a run replaces until its first state is written; a run that ends before puts it back."""
 _GO_ON = "what was written before is whole, and --resume goes on from it"
 
 
@@ -46,6 +48,8 @@ class RunFolder:
     def begun(self, *, resume: bool, force: bool) -> Iterator[dict[str, Any] | None]:
         """Make the folder ready, and keep other runs out of it until the end.
 
+        What ``force`` lets a run replace goes when its first state is written, and not before.
+
         Yields:
             The state to go on from, or None for a run from the start.
 
@@ -58,6 +62,8 @@ class RunFolder:
             there = self.path.is_dir()
             if there:
                 locked.enter_context(_alone(self.path))
+                self._settle()  # what a run that was killed left
+            locked.callback(self._settle)
             state = self._prepared(resume=resume, force=force)
             if not there:
                 locked.enter_context(_alone(self.path))
@@ -78,10 +84,24 @@ class RunFolder:
             output.refuse_existing(self.path, force)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            placing.clear(self.path, CONFIG_FILE)
+            if old := sorted(self.path.iterdir(), key=lambda entry: entry.name != CONFIG_FILE):
+                (self.path / _ASIDE).mkdir()
+                for entry in old:
+                    entry.replace(self.path / _ASIDE / entry.name)
         except OSError as error:
             raise _unwritable(self.path, error, "choose another --out") from error
         return None
+
+    def _settle(self) -> None:
+        """Let go of what was set aside once there is a state, and put it back where there is none."""
+        aside = self.path / _ASIDE
+        if (self.path / STATE_FILE).exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        elif aside.is_dir():
+            with suppress(OSError):
+                placing.clear(self.path, but=aside)
+                placing.fill(self.path, aside, CONFIG_FILE)
+                aside.rmdir()
 
     def state(self) -> dict[str, Any] | None:
         """Return the state that was written last, or None where there is no folder yet.
@@ -122,6 +142,7 @@ class RunFolder:
         content = state | {"identity": self.identity}
         try:
             self._replace(STATE_FILE, lambda draft: torch.save(content, draft))
+            self._settle()
         except OutputError:
             with suppress(OSError):
                 self.path.rmdir()  # where nothing is in it yet

@@ -29,7 +29,8 @@ def engine(device: str = "auto", trackers: Sequence[str] = (), place: str | Path
         place: Folder that they may write to.
 
     Raises:
-        UsageError: where a tracker is unknown or not installed, or the device cannot be had.
+        UsageError: where a tracker is unknown or not installed, the device cannot be had, or the program has
+            an accelerator of another kind.
     """
     there = {str(tracker) for tracker in get_available_trackers()}
     for name in trackers:
@@ -47,14 +48,20 @@ def engine(device: str = "auto", trackers: Sequence[str] = (), place: str | Path
             f"the launched processes train on {met.type} already, and not on {own.type}",
             hint="train on the other device in a run of its own",
         )
-    return Accelerator(
-        cpu=own.type == "cpu",
-        mixed_precision="no",
-        # The loop accumulates by itself; otherwise a launcher's environment would scale all gradients.
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        log_with=list(trackers) or None,
-        project_dir=str(place) if trackers else None,
-    )
+    try:
+        return Accelerator(
+            cpu=own.type == "cpu",
+            mixed_precision="no",
+            # The loop accumulates by itself; otherwise a launcher's environment would scale all gradients.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            log_with=list(trackers) or None,
+            project_dir=str(place) if trackers else None,
+        )
+    except ValueError as error:
+        raise UsageError(
+            f"this program has an Accelerator of its own already ({error})",
+            hint='make that one with mixed_precision="no", or train in a program of its own',
+        ) from error
 
 
 def _own_device(name: str) -> torch.device:
