@@ -39,7 +39,7 @@ from resprune.selection import surgical
 from resprune.surgery import remove_blocks
 
 
-@pytest.mark.parametrize("name", ["cifar option A", "torchvision bottleneck", "preact standard"])
+@pytest.mark.parametrize("name", ["cifar option A", "cifar bottleneck", "preact standard"])
 @pytest.mark.parametrize("share", [0.2, 0.7])
 def test_a_target_is_met_and_not_by_more_than_one_block(
     name: str, share: float, image_folder: Callable[..., Path]

@@ -56,6 +56,11 @@ def resprune_json(*words: str | Path, cwd: Path | None = None) -> dict[str, Any]
     return json.loads(done.stdout)
 
 
+def contents(folder: Path) -> dict[str, set[bytes]]:
+    """Return the lines of every file."""
+    return {path.name: set(path.read_bytes().splitlines()) for path in folder.iterdir()}
+
+
 def imported(code: str) -> set[str]:
     """Return the modules that a new interpreter has loaded after running the code."""
     tail = "\nimport sys; print(' '.join(sys.modules))"
@@ -251,21 +256,27 @@ def test_the_python_interface_gives_the_same_results(
 
 
 def test_the_same_command_gives_the_same_bytes(
-    cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path
+    cifar_file: Path, image_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the search for blocks, new statistics, compensation and healing."""
+    """With the search for blocks, new statistics, compensation and healing; in two processes."""
     options = ("--data", image_folder(each=4), "--target-macs", "0.6", "--seed", "2", "--heal-steps", "2")
-    reports, files = [], []
-    for name in ("one", "two"):
-        folder = tmp_path / name
+    command = ("prune", cifar_file, *options, "--out", "out")
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
         folder.mkdir()
-        reports.append(resprune_json("prune", cifar_file, *options, "--out", "out", cwd=folder))
-        files.append({path.name: path.read_bytes() for path in (folder / "out").iterdir()})
-    assert reports[0] == reports[1]
+    reports = [resprune_json(*command, cwd=folders[0])]
+    monkeypatch.chdir(folders[1])
+    monkeypatch.setattr(sys, "argv", list(map(str, ("resprune", *command, "--json", "--threads", 1))))
+    reports.append(in_process_json(*command, "--threads", "1"))
     assert len(reports[0]["recovery"]) == 3
     assert reports[0]["made"]["threads"] == 1
-    assert files[0].keys() == files[1].keys()
-    assert [name for name in files[0] if files[0][name] != files[1][name]] == []
+    for report in reports:
+        assert report["read_back"].pop("new_process") in (True, False)
+    assert reports[0] == reports[1]
+    one, two = (contents(folder / "out") for folder in folders)
+    assert one.keys() == two.keys()
+    different = {line for name in one for line in one[name] ^ two[name]}
+    assert all(b"new_process" in line for line in different), different
 
 
 def test_the_same_fine_tuning_gives_the_same_bytes(
