@@ -123,7 +123,15 @@ def make_chain(architecture: Architecture, seed: int = 0) -> ResidualChain:
     return assemble(network, architecture, recipe, Origin("test", "0" * 64, "test"))
 
 
-@pytest.fixture(params=list(ARCHITECTURES))
+LARGER = ("torchvision resnext", "torchvision version 1", "torchvision small stem", "timm pre-activation")
+"""Take seconds where others take tenths, and differ from those in details."""
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.exhaustive if name in LARGER else ()) for name in ARCHITECTURES
+    ]
+)
 def chain(request: pytest.FixtureRequest) -> ResidualChain:
     """One chain of every family and variant."""
     return make_chain(ARCHITECTURES[request.param])

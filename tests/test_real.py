@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import CIFAR, SHARED, needs_shared
 
 import resprune
@@ -17,9 +16,14 @@ def checkpoint(name: str) -> Path:
     return SHARED / "checkpoints" / f"{name}-cifar10.th"
 
 
-@pytest.mark.parametrize(("name", "accuracy", "depth"), [("resnet20", 0.9173, 9), ("resnet32", 0.9263, 15)])
+@pytest.mark.parametrize(
+    ("name", "accuracy", "depth"),
+    [
+        ("resnet20", 0.9173, 9),
+        pytest.param("resnet32", 0.9263, 15, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_published_accuracy(name: str, accuracy: float, depth: int) -> None:
-    torch.set_num_threads(2)
     analysis = resprune.analyze(resprune.load(checkpoint(name)), CIFAR, split="test", drops=False)
     assert analysis.trajectory.final.samples == 10_000
     assert analysis.trajectory.final.accuracy == accuracy
