@@ -16,6 +16,7 @@ from resprune.configs import CONFIG_FILE
 from resprune.errors import ArchitectureError, CheckpointError
 from resprune.folders import EXITS_FILE, SUFFIXES, WEIGHTS_FILE, Shards
 from resprune.formats import kind_of, read_safetensors, read_torch, sha256
+from resprune.plurals import counted
 from resprune.records import READ_SAFELY, Architecture, Claim, Origin, Preprocessing, Reading
 from resprune.renaming import some
 from resprune.unwrap import unwrap
@@ -247,7 +248,7 @@ def _problem_of_numbers(tensor: Tensor) -> str | None:
     if stored < tensor.numel():  # a small file must not fill the memory
         return f"has the shape {tuple(tensor.shape)} and only {stored} stored values"
     bad = int((~torch.isfinite(tensor.float())).sum())
-    return f"holds {bad} values that are NaN or infinite in float32, of {tensor.numel()}" if bad else None
+    return f"has {bad:,} of {counted(tensor.numel(), 'value')} NaN or infinite in float32" if bad else None
 
 
 def _rows(tensors: dict[str, Tensor], place: str, numbers: bool) -> dict[str, Tensor]:
