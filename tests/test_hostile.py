@@ -117,9 +117,15 @@ UNUSABLE_WEIGHTS: dict[str, tuple[Callable[[], Weights], str]] = {
         r"mismatch for layer2\.1\.conv2\.weight.*16, 16, 5, 5.*16, 16, 3, 3",
     ),
     "vector for a stem": (lambda: weights() | {"conv1.weight": torch.ones(3)}, "no residual network"),
-    "nan": (lambda: filled("layer1.1.conv1.weight", float("nan")), r"layer1\.1\.conv1\.weight holds 1 .*NaN"),
-    "infinity": (lambda: filled("bn1.running_var", float("-inf")), r"bn1\.running_var has 1 of .* values NaN or infinite"),
-    "too large": (lambda: cast(lambda t: t.double() + 1e60), "conv1.weight has 216 of 216 values .*infinite in float32"),
+    "nan": (lambda: filled("layer1.1.conv1.weight", float("nan")), r"layer1\.1\.conv1\.weight has 1 of .*NaN"),
+    "infinity": (
+        lambda: filled("bn1.running_var", float("-inf")),
+        r"bn1\.running_var has 1 of .* values NaN or infinite",
+    ),
+    "too large": (
+        lambda: cast(lambda t: t.double() + 1e60),
+        "conv1.weight has 216 of 216 values .*infinite in float32",
+    ),
     "negative variance": (
         lambda: filled("layer3.0.bn2.running_var", -1.0),
         "running_var holds negative variances",
