@@ -66,7 +66,15 @@ def trial(nats: float) -> Trial:
     return Trial(images=1, nats=10.0, soft=nats)
 
 
-@pytest.mark.parametrize("name", ["cifar option A", "cifar bottleneck", "preact standard", "cifar option B"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cifar option A",
+        "cifar bottleneck",
+        pytest.param("preact standard", marks=pytest.mark.exhaustive),
+        pytest.param("cifar option B", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_a_compensated_search_does_what_its_words_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resprune.compensated_search.TRIAL_ROWS", 10**6)  # all pixels, as the oracle looks at
     monkeypatch.setattr(refit, "ROWS", 10**6)

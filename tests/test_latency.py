@@ -131,6 +131,9 @@ def test_no_rounds_and_no_time_are_refused(rounds: int | None, seconds: float) -
         block_prices(make_chain(ARCHITECTURES["cifar option B"]), IMAGES, rounds=rounds, seconds=seconds)
 
 
+@pytest.mark.parametrize(
+    "chain", ["cifar option A", "cifar bottleneck", "torchvision basic", "preact standard"], indirect=True
+)
 def test_a_block_costs_what_it_takes_beyond_its_skip_step(chain: ResidualChain, images: Tensor) -> None:
     machine = Machine()
 
