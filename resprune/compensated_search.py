@@ -30,8 +30,6 @@ FEWEST_FITTED = 64
 CUT = 0.3
 """Weight, in nats, of what the cut alone does: of removals that fits make up for about as well, the one goes
 that does less by itself, as it asks less of fits made on few images."""
-CUT_SCALE = 0.5
-"""Nats of divergence after the cut from which on more hardly counts: such outputs need the fits in any case."""
 CUT_SHARE = 8
 """That is measured on one image in so many."""
 
@@ -153,13 +151,10 @@ class CompensatedSearch(Search):
     def weigh(self, removed: Collection[int], tried: Mapping[int, Trial]) -> dict[int, float]:
         """Return the softened divergence after the fits, and a share of what the cut alone would do.
 
-        That is ``CUT (1 - exp(-D / CUT_SCALE))``, D the divergence without any fit, roughly: it saturates, as
-        outputs that are wrong cannot become wronger.
+        That is `CUT` times the total variation distance without any fit, roughly.
         """
         cut = super().try_each(removed, tried, self.one_in(CUT_SHARE))
-        return {
-            k: trial.softened - CUT * math.expm1(-cut[k].divergence / CUT_SCALE) for k, trial in tried.items()
-        }
+        return {k: trial.softened + CUT * cut[k].variation for k, trial in tried.items()}
 
     def settle(self, k: int, removed: Collection[int]) -> None:
         """Keep the fits of a block that goes."""

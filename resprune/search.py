@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from resprune.chain import Block, ResidualChain
-from resprune.divergence import kl
+from resprune.divergence import kl, total_variation
 from resprune.errors import ArchitectureError
 from resprune.memory import halving
 from resprune.savings import savings
@@ -58,17 +58,21 @@ class Trial:
         images: Number of them.
         nats: Sum over them of the divergence, infinite where an output is not finite.
         soft: The same at `TEMPERATURE`.
+        moved: Sum over them of the total variation distance, 1 where an output is not finite.
     """
 
     images: int = 0
     nats: float = 0.0
     soft: float = 0.0
+    moved: float = 0.0
 
     def see(self, original: Tensor, logits: Tensor) -> None:
         """Add logits (n, classes) beside the original's."""
         self.images += len(logits)
         self.nats += _lost_in(original, logits)
         self.soft += _lost_in(original / TEMPERATURE, logits / TEMPERATURE)
+        moved = total_variation(original, logits)
+        self.moved += moved if math.isfinite(moved) else len(logits)
 
     @property
     def divergence(self) -> float:
@@ -79,6 +83,11 @@ class Trial:
     def softened(self) -> float:
         """The same of probabilities at `TEMPERATURE`."""
         return self.soft / self.images
+
+    @property
+    def variation(self) -> float:
+        """Total variation distance of the probabilities, mean over images, 0 to 1."""
+        return self.moved / self.images
 
 
 @dataclass

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from resprune import refit
 from resprune.chain import ResidualChain
-from resprune.compensated_search import CUT, CUT_SCALE, TRIAL_ROWS, CompensatedSearch
+from resprune.compensated_search import CUT, TRIAL_ROWS, CompensatedSearch
 from resprune.lines import Line
 from resprune.search import Search, Trial
 from resprune.sensitivity import order_removals
@@ -62,6 +62,13 @@ def softened(chain: ResidualChain, other: ResidualChain, images: Tensor) -> floa
     return float((p.exp() * (p - q)).sum(1).mean())
 
 
+def moved(chain: ResidualChain, other: ResidualChain, images: Tensor) -> float:
+    """Return the mean total variation distance: probability that went to classes that have more of it now."""
+    with torch.inference_mode():
+        p, q = (network(images).softmax(1) for network in (chain, other))
+    return float((q - p).clamp(min=0).sum(1).mean())
+
+
 def trial(nats: float) -> Trial:
     return Trial(images=1, nats=10.0, soft=nats)
 
@@ -89,10 +96,7 @@ def test_a_compensated_search_does_what_its_words_say(name: str, monkeypatch: py
 
     def decides(k: int) -> float:
         cut = remove_blocks(chain, removing(chain, k))
-        lost = divergence(chain, cut, [(images, None)])
-        return softened(chain, one_by_one(chain, images, [k]), images[1::2]) + CUT * (
-            1 - math.exp(-lost / CUT_SCALE)
-        )
+        return softened(chain, one_by_one(chain, images, [k]), images[1::2]) + CUT * moved(chain, cut, images)
 
     assert decides(removed[0]) <= min(map(decides, range(chain.depth))) * 1.02 + 1e-6
 
@@ -103,22 +107,23 @@ def test_of_removals_that_fits_make_up_for_alike_the_lesser_goes() -> None:
     plain = Search(chain, images, 0, lambda passes: None).try_each((), range(chain.depth))
     careful = CompensatedSearch(chain, images, 0, lambda passes: None)
     weighed = careful.weigh((), dict.fromkeys(plain, trial(0.1)))
-    one, other, *_ = sorted(plain, key=lambda k: plain[k].divergence)
+    one, *_, other = sorted(plain, key=lambda k: plain[k].variation)
     assert min(weighed, key=weighed.__getitem__) == one
-    assert all(0.1 < value < 0.1 + CUT for value in weighed.values())
-    assert (
-        careful.weigh((), {one: trial(0.2), other: trial(0.1)})[one] > 0.2
-    )  # a fit that is far better decides
-    assert max(careful.weigh((), {other: trial(0.1)}).values()) < 0.2
+    assert all(weighed[k] == pytest.approx(0.1 + CUT * plain[k].variation) for k in plain)
+    far_better = careful.weigh((), {one: trial(0.1 + CUT), other: trial(0.1)})
+    assert far_better[other] < far_better[one]
 
 
-def test_a_network_that_is_wrecked_weighs_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Search, "try_each", lambda *given: {0: Trial(1, 5.0), 1: Trial(1, math.inf)})
-    chain = make_chain(ARCHITECTURES["cifar option A"])
-    careful = CompensatedSearch(chain, [make_images(chain, 8)], 0, lambda passes: None)
-    weighed = careful.weigh((), {0: trial(0.1), 1: trial(0.1)})
-    assert weighed[1] == pytest.approx(0.1 + CUT)
-    assert weighed[0] == pytest.approx(0.1 + CUT, abs=1e-3)
+def test_a_network_that_is_wrecked_weighs_no_more() -> None:
+    original = torch.tensor([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]]) * 9
+    wrong, broken, half = Trial(), Trial(), Trial()
+    wrong.see(original, original.roll(1, 1))
+    broken.see(original, torch.full_like(original, math.nan))
+    half.see(original, original[:1].expand(2, -1))
+    assert wrong.variation == pytest.approx(1)
+    assert broken.variation == 1
+    assert half.variation == pytest.approx(0.5)
+    assert broken.divergence == math.inf
 
 
 def test_a_compensated_search_leaves_the_chain_alone_and_counts_its_passes() -> None:
