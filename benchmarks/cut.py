@@ -54,8 +54,8 @@ def main() -> None:
     print("| distance | rank correlation with accuracy | accuracy % of its best set |\n|---|---|---|")
     for name in table.columns.drop("accuracy"):
         correlation = -table[name].rank().corr(table.accuracy.rank())
-        best = table[name].idxmin()
-        print(f"| {name} | {correlation:.2f} | {table.accuracy[best]:.2f}, without {sets[best]} |")
+        best = int(table[name].argmin())
+        print(f"| {name} | {correlation:.2f} | {table.accuracy.iloc[best]:.2f}, without {sets[best]} |")
 
 
 @torch.inference_mode()
